@@ -1,0 +1,50 @@
+"""Probabilistic customer lifetime value and customer equity.
+
+``fit(config, transactions)`` runs the main job, ``check`` validates a config and its data without
+fitting, ``load`` reads a finished run back from its folder, and ``families`` lists the models.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from types import ModuleType
+from typing import Any
+
+__version__ = "0.1.0"
+__all__ = ["Run", "__version__", "check", "families", "fit", "load"]
+
+_HOMES = {"Run": "run", "check": "run", "load": "run", "families": "models.registry"}
+
+
+class _Callable(ModuleType):
+    """The stage ``clvmodels.fit``, which is called to run the main job."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        from clvmodels import run
+
+        return run.fit(*args, **kwargs)
+
+
+class _Package(ModuleType):
+    """Makes the stage ``fit`` callable when it is imported."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "fit" and isinstance(value, ModuleType):
+            value.__class__ = _Callable
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
+
+
+def __getattr__(name: str) -> Any:
+    if name == "fit":
+        return importlib.import_module(f"{__name__}.fit")
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,5 @@
+"""``python -m clvmodels``."""
+
+from clvmodels.cli import main
+
+main()

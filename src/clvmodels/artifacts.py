@@ -1,0 +1,483 @@
+"""What travels between stages: frozen records of arrays with named axes and units.
+
+``Summary`` (data → fit), ``Posterior`` (fit → value), ``Assumptions`` (config → value),
+``Equity`` (equity → report), ``Check`` (any stage → report). Each is checked when made,
+and is saved and loaded on its own.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+LEVELS = ("expected", "latent", "predictive")
+LEVEL_CONTENTS = {
+    "point": "no uncertainty: one parameter vector",
+    "expected": "uncertainty of the population parameters",
+    "latent": "parameters, and who each customer really is",
+    "predictive": "parameters, customers, and purchases and baskets as they will fall",
+}
+INTERVALS = (0.50, 0.90, 0.95)
+
+DAYS_PER_YEAR = 365.2425
+DAYS_PER_UNIT = {"day": 1.0, "week": 7.0, "month": DAYS_PER_YEAR / 12, "year": DAYS_PER_YEAR}
+TimeUnit = Literal["day", "week", "month", "year"]
+
+
+def interval(values: np.ndarray, probability: float, axis: int = 0) -> tuple[Any, Any]:
+    """Equal-tailed interval of draws; NaN where there are fewer than two draws."""
+    if values.shape[axis] < 2:
+        nan = np.full(np.delete(values.shape, axis), np.nan)
+        return nan[()], nan[()]
+    tail = (1 - probability) / 2
+    low, high = np.quantile(values, [tail, 1 - tail], axis=axis)
+    return low, high
+
+
+@dataclass(frozen=True, kw_only=True)
+class Segment:
+    """A partition of the customers: ``labels[codes[i]]`` is customer i's segment."""
+
+    codes: np.ndarray
+    labels: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.codes) and not 0 <= self.codes.min() <= self.codes.max() < len(self.labels):
+            raise ValueError("segment codes outside labels")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calendar:
+    """Daily totals of the log: first and repeat purchase days and their amounts.
+
+    ``day`` is datetime64[D]; it runs past ``observation_end`` where a holdout exists.
+    """
+
+    day: np.ndarray
+    first_orders: np.ndarray
+    repeat_orders: np.ndarray
+    first_amount: np.ndarray
+    repeat_amount: np.ndarray
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """Distinct rows of statistics with the number of customers behind each.
+
+    ``stats[row, statistic]``, ``weight[row]``, and ``index[customer]`` → row (-1: not in).
+    """
+
+    names: tuple[str, ...]
+    stats: np.ndarray
+    weight: np.ndarray
+    index: np.ndarray
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self.stats[:, self.names.index(name)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """One row per customer, in ascending order of customer id.
+
+    Attributes
+    ----------
+    customer
+        Customer ids as strings, shape (customer,).
+    columns
+        float64 arrays of shape (customer,): ``frequency`` (repeat purchase days),
+        ``recency`` (first to last purchase day), ``T`` (first purchase day to observation
+        end), both in time units and not rounded, ``monetary_value`` (mean amount of repeat
+        purchase days; NaN where frequency is 0), ``first_amount`` (amount of the first
+        purchase day); the statistics that the families declare; ``margin`` where the
+        config takes it from a column; ``holdout_frequency`` and ``holdout_amount`` where
+        there is a holdout window.
+    first_day
+        datetime64[D] of the first purchase.
+    segments
+        Column name → :class:`Segment`.
+    holdout
+        Length of the holdout window in time units, 0 if there is none.
+    ledger
+        What was read, what was dropped and why; see :mod:`clvmodels.data.ledger`.
+    fingerprint
+        Hash of the customer-level content, independent of the order of rows in the source.
+    clock
+        ``discrete``: frequency, recency and T count purchase opportunities (whole periods of
+        ``time_unit``), at each of which a customer buys or does not.
+    """
+
+    customer: np.ndarray
+    columns: Mapping[str, np.ndarray]
+    first_day: np.ndarray
+    segments: Mapping[str, Segment]
+    calendar: Calendar
+    time_unit: TimeUnit
+    observation_start: dt.date
+    observation_end: dt.date
+    holdout: float
+    currency: str
+    ledger: Mapping[str, Any]
+    fingerprint: str
+    clock: Literal["continuous", "discrete"] = "continuous"
+
+    def __post_init__(self) -> None:
+        n = len(self.customer)
+        for name in ("frequency", "recency", "T", "monetary_value", "first_amount"):
+            if name not in self.columns:
+                raise ValueError(f"summary without column {name!r}")
+        for name, column in self.columns.items():
+            if column.shape != (n,) or column.dtype != np.float64:
+                raise ValueError(f"column {name!r} is not float64 of shape ({n},)")
+        for name, segment in self.segments.items():
+            if segment.codes.shape != (n,):
+                raise ValueError(f"segment {name!r} does not cover every customer")
+        x, t_x, T = self["frequency"], self["recency"], self["T"]
+        if (x < 0).any() or (t_x < 0).any() or (t_x > T).any():
+            raise ValueError("need 0 <= frequency and 0 <= recency <= T for every customer")
+        if ((x == 0) != (t_x == 0)).any():
+            raise ValueError("recency is 0 exactly where frequency is 0")
+
+    def __len__(self) -> int:
+        return len(self.customer)
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self.columns[name]
+
+    def __repr__(self) -> str:
+        buyers = int((self["frequency"] > 0).sum())
+        return (
+            f"<Summary {len(self):,} customers, {buyers:,} with a repeat purchase, "
+            f"{self.observation_start} to {self.observation_end}, in {self.time_unit}s>"
+        )
+
+    def fold(self, names: tuple[str, ...], where: np.ndarray | None = None) -> Rows:
+        """Distinct rows of the named columns with their counts.
+
+        Parameters
+        ----------
+        names
+            Columns, in the order wanted.
+        where
+            Boolean mask of the customers to keep.
+        """
+        keep = np.ones(len(self), bool) if where is None else where
+        stats = np.column_stack([self[name][keep] for name in names])
+        distinct, inverse, count = _unique_rows(stats)
+        index = np.full(len(self), -1)
+        index[keep] = inverse
+        return Rows(names=names, stats=distinct, weight=count.astype(float), index=index)
+
+    def save(self, path: Path) -> None:
+        """Write one parquet file; everything that is not a column goes into its metadata."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        data: dict[str, Any] = {"customer": pa.array(self.customer, pa.string())}
+        data |= {name: pa.array(column) for name, column in self.columns.items()}
+        data["first_day"] = pa.array(self.first_day)
+        for name, segment in self.segments.items():
+            codes = pa.array(segment.codes.astype(np.int32))
+            labels = pa.array(list(segment.labels), pa.string())
+            data[f"segment:{name}"] = pa.DictionaryArray.from_arrays(codes, labels)
+        calendar = {f.name: getattr(self.calendar, f.name) for f in fields(self.calendar)}
+        meta = {
+            "calendar": {k: v.astype(str if k == "day" else float).tolist() for k, v in calendar.items()},
+            "time_unit": self.time_unit,
+            "observation_start": self.observation_start.isoformat(),
+            "observation_end": self.observation_end.isoformat(),
+            "holdout": self.holdout,
+            "currency": self.currency,
+            "ledger": dict(self.ledger),
+            "fingerprint": self.fingerprint,
+            "clock": self.clock,
+        }
+        table = pa.table(data).replace_schema_metadata({"clvmodels": json.dumps(meta)})
+        pq.write_table(table, path, compression="zstd")
+
+    @classmethod
+    def load(cls, path: Path) -> Summary:
+        """Read what :meth:`save` wrote."""
+        import pyarrow.parquet as pq
+
+        table = pq.read_table(path)
+        meta = json.loads(table.schema.metadata[b"clvmodels"])
+        columns, segments = {}, {}
+        for name in table.column_names:
+            column = table[name].combine_chunks()
+            if name.startswith("segment:"):
+                labels = tuple(column.dictionary.to_pylist())
+                codes = column.indices.to_numpy(zero_copy_only=False)
+                segments[name.removeprefix("segment:")] = Segment(codes=codes, labels=labels)
+            elif name not in ("customer", "first_day"):
+                columns[name] = column.to_numpy(zero_copy_only=False)
+        calendar = {k: np.array(v, "datetime64[D]" if k == "day" else float) for k, v in meta["calendar"].items()}
+        return cls(
+            customer=np.array(table["customer"].to_pylist(), dtype=object),
+            columns=columns,
+            first_day=table["first_day"].to_numpy().astype("datetime64[D]"),
+            segments=segments,
+            calendar=Calendar(**calendar),
+            time_unit=meta["time_unit"],
+            observation_start=dt.date.fromisoformat(meta["observation_start"]),
+            observation_end=dt.date.fromisoformat(meta["observation_end"]),
+            holdout=meta["holdout"],
+            currency=meta["currency"],
+            ledger=meta["ledger"],
+            fingerprint=meta["fingerprint"],
+            clock=meta["clock"],
+        )
+
+
+def _unique_rows(stats: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """``np.unique(axis=0)`` by one lexicographic sort: rows, inverse, counts."""
+    if not len(stats):
+        return stats, np.zeros(0, int), np.zeros(0, int)
+    order = np.lexsort(stats.T[::-1])
+    ordered = stats[order]
+    first = np.r_[True, (ordered[1:] != ordered[:-1]).any(axis=1)]
+    inverse = np.empty(len(stats), int)
+    inverse[order] = np.cumsum(first) - 1
+    return ordered[first], inverse, np.diff(np.r_[np.flatnonzero(first), len(stats)])
+
+
+Sampler = Literal["importance", "nuts", "map", "fixed"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FamilyPosterior:
+    """Posterior draws of one family's native parameters.
+
+    Attributes
+    ----------
+    parameters
+        Names; the columns of ``draws``.
+    draws
+        float64, shape (chain, draw, parameter); one chain for importance sampling, shape
+        (1, 1, parameter) for ``map`` and ``fixed``.
+    maximum
+        The likelihood's maximum, priors left out: native parameters and
+        ``log_likelihood``; empty for ``fixed``.
+    diagnostics
+        ``k_hat``, ``ess`` (importance), ``divergences`` (NUTS), and per parameter
+        ``ess_bulk``, ``ess_tail``, ``r_hat`` (None where the sampler has no chains).
+    priors
+        Coordinate or parameter → prior in YAML form, as used.
+    rows, customers
+        Distinct rows and customers that entered the likelihood.
+    """
+
+    family: str
+    parameters: tuple[str, ...]
+    draws: np.ndarray
+    sampler: Sampler
+    maximum: Mapping[str, float]
+    diagnostics: Mapping[str, Any]
+    priors: Mapping[str, Any]
+    rows: int
+    customers: int
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.draws.ndim != 3 or self.draws.shape[2] != len(self.parameters):
+            raise ValueError("draws need the shape (chain, draw, parameter)")
+        if not np.isfinite(self.draws).all():
+            raise ValueError(f"non-finite draws of {self.family}")
+
+    @property
+    def flat(self) -> np.ndarray:
+        """Draws as (draw, parameter), chains one after the other."""
+        return self.draws.reshape(-1, self.draws.shape[2])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Posterior:
+    """Joint draws: draw d of the purchase model meets draw d of the spend model."""
+
+    purchases: FamilyPosterior
+    spend: FamilyPosterior
+    time_unit: TimeUnit
+    currency: str
+
+    def __post_init__(self) -> None:
+        sizes = {len(p.flat) for p in (self.purchases, self.spend)} - {1}
+        if len(sizes) > 1:
+            raise ValueError(f"purchase and spend draws differ in number: {sorted(sizes)}")
+
+    def __len__(self) -> int:
+        return max(len(self.purchases.flat), len(self.spend.flat))
+
+    def __repr__(self) -> str:
+        parts = (f"{p.family} ({p.sampler})" for p in (self.purchases, self.spend))
+        return f"<Posterior {len(self):,} joint draws: {', '.join(parts)}>"
+
+    @property
+    def is_point(self) -> bool:
+        """One parameter vector without uncertainty: no interval may be shown."""
+        return len(self) == 1
+
+    def pairs(self) -> tuple[np.ndarray, np.ndarray]:
+        """Purchase and spend draws of equal length, shape (draw, parameter) each."""
+        n = len(self)
+        purchase, spend = self.purchases.flat, self.spend.flat
+        return (
+            np.array(np.broadcast_to(purchase, (n, purchase.shape[1])), order="C"),
+            np.array(np.broadcast_to(spend, (n, spend.shape[1])), order="C"),
+        )
+
+    def to_datasets(self) -> dict[str, Any]:
+        """One xarray Dataset per family (dims chain, draw), everything else in attributes."""
+        import xarray as xr
+
+        out = {}
+        for role, part in (("purchases", self.purchases), ("spend", self.spend)):
+            variables = {
+                name: (("chain", "draw"), part.draws[:, :, j]) for j, name in enumerate(part.parameters)
+            }
+            rest = {k: v for k, v in asdict(part).items() if k not in ("draws", "parameters")}
+            attrs = {"clvmodels": json.dumps(rest), "time_unit": self.time_unit, "currency": self.currency}
+            coords = {"chain": np.arange(part.draws.shape[0]), "draw": np.arange(part.draws.shape[1])}
+            out[role] = xr.Dataset(variables, coords=coords, attrs=attrs)
+        return out
+
+    @classmethod
+    def from_datasets(cls, datasets: Mapping[str, Any]) -> Posterior:
+        """Inverse of :meth:`to_datasets`."""
+        parts: dict[str, FamilyPosterior] = {}
+        for role in ("purchases", "spend"):
+            data = datasets[role]
+            names = tuple(str(name) for name in data.data_vars)
+            draws = np.stack([data[name].transpose("chain", "draw").values for name in names], axis=-1)
+            parts[role] = FamilyPosterior(parameters=names, draws=draws, **json.loads(data.attrs["clvmodels"]))
+        return cls(
+            purchases=parts["purchases"],
+            spend=parts["spend"],
+            time_unit=data.attrs["time_unit"],
+            currency=data.attrs["currency"],
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Assumptions:
+    """What the analyst decides, resolved to numbers.
+
+    Attributes
+    ----------
+    margin
+        Contribution margin ratio per customer, shape (customer,).
+    annual_discount_rate
+        Effective rate d per year.
+    units_per_year
+        k of the time unit (52.1775 weeks unless set to 52 to match papers).
+    horizon
+        In time units; ``inf`` is the valuation standard.
+    timing
+        ``continuous``, or ``begin``, ``mid``, ``end`` of ``period``.
+    period
+        Length of a discounting period in time units; not used when continuous.
+    horizons
+        Label → duration in time units, for expected orders and revenue (undiscounted).
+    """
+
+    margin: np.ndarray
+    margin_source: str
+    annual_discount_rate: float
+    units_per_year: float
+    horizon: float
+    timing: Literal["continuous", "begin", "mid", "end"] = "continuous"
+    period: float = 1.0
+    horizons: Mapping[str, float] = field(default_factory=dict)
+    band_years: tuple[float, ...] = (0.0, 1.0, 3.0, 5.0, 10.0, np.inf)
+
+    @property
+    def delta(self) -> float:
+        """Continuous discount rate per time unit, ``ln(1 + d) / k``."""
+        return float(np.log1p(self.annual_discount_rate) / self.units_per_year)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """One thing that was checked: passed, failed, or not applicable (None)."""
+
+    name: str
+    passed: bool | None
+    sentence: str
+    value: float | None = None
+    threshold: float | None = None
+    figure: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Equity:
+    """Customer equity of a fixed set of customers, draw by draw.
+
+    ``data`` is an xarray Dataset; every variable carries ``unit`` in its attributes.
+
+    ==============================  =========================  ===============================
+    variable                        dims                       unit
+    ==============================  =========================  ===============================
+    ``total``                       level, draw                currency
+    ``bands``                       draw, band                 currency (level expected)
+    ``alive``                       draw                       customers (sum of P(alive))
+    ``orders``                      level, draw, horizon       orders (undiscounted)
+    ``revenue``                     level, draw, horizon       currency (undiscounted)
+    ``beyond``                      draw                       share of value later than the
+                                                               length of the observed window
+    ``gini``, ``top_decile``        level, draw                share
+    ``fixed_top_decile``            level, draw                share of the fixed set of customers
+                                                               with the highest posterior mean
+    ``lorenz``                      level, quantile, share_of  share of equity held by the best
+                                                               share of customers (5, 50, 95 %)
+    ``segment:<column>``            level, draw, <column>      currency
+    ``customers:<column>``          <column>                   customers
+    ==============================  =========================  ===============================
+
+    ``customers`` is a pyarrow Table, one row per customer: the summary columns, ``p_alive``,
+    ``expected_spend``, ``orders_<horizon>``, ``value_mean``, ``value_sd``, ``value_q05`` ..
+    ``value_q95`` at level expected.
+    """
+
+    data: Any
+    customers: Any
+    checks: tuple[Check, ...] = ()
+
+    @property
+    def levels(self) -> tuple[str, ...]:
+        """Levels that were computed; ``("point",)`` for a single parameter vector."""
+        return tuple(str(level) for level in self.data["level"].values)
+
+    @property
+    def currency(self) -> str:
+        return str(self.data.attrs["currency"])
+
+    def total(self, level: str = "expected") -> np.ndarray:
+        """Draws of the total, shape (draw,)."""
+        return self.data["total"].sel(level=level).values
+
+    def summary(self) -> Any:
+        """Mean, sd and intervals of the total by level, as a pandas DataFrame."""
+        import pandas as pd
+
+        rows = {}
+        for level in self.levels:
+            draws = self.total(level)
+            row = {"mean": draws.mean(), "sd": draws.std(ddof=1) if len(draws) > 1 else np.nan}
+            for probability in INTERVALS:
+                low, high = interval(draws, probability)
+                row |= {f"low_{probability:.0%}": low, f"high_{probability:.0%}": high}
+            rows[level] = row | {"contains": LEVEL_CONTENTS[level]}
+        return pd.DataFrame.from_dict(rows, orient="index").rename_axis("level")
+
+    def __repr__(self) -> str:
+        lines = [f"<Equity of {len(self.customers):,} existing customers, {self.currency}>"]
+        for level in self.levels:
+            draws = self.total(level)
+            low, high = interval(draws, 0.90)
+            lines.append(f"  {level:<11}{draws.mean():>14,.0f}   90 % {low:,.0f} to {high:,.0f}")
+        return "\n".join(lines)

@@ -1,0 +1,541 @@
+"""The YAML schema: what a user may ask for, validated before anything slow starts."""
+
+from __future__ import annotations
+
+import datetime as dt
+import difflib
+import os
+import re
+import reprlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import yaml
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    PrivateAttr,
+    Tag,
+    ValidationError,
+    model_validator,
+)
+from pydantic.fields import FieldInfo
+
+from clvmodels.artifacts import DAYS_PER_UNIT, DAYS_PER_YEAR
+from clvmodels.errors import InputError
+
+BUNDLED = ("cdnow", "cdnow_sample", "online_retail")
+INFINITE = "infinite"
+_DURATION = re.compile(r"(\d+(?:\.\d+)?) (day|week|month|year)s?")
+
+
+def _day(value: Any) -> str:
+    if isinstance(value, dt.date) and not isinstance(value, dt.datetime):
+        return value.isoformat()
+    try:
+        return dt.date.fromisoformat(value).isoformat()
+    except (TypeError, ValueError):
+        raise ValueError("a day is written 1997-09-30, without a time") from None
+
+
+def _duration(value: Any) -> str:
+    if isinstance(value, int | float) or re.fullmatch(r"[\d.]+", str(value)):
+        raise ValueError(f'a duration needs its unit: write "{value} months", or days, weeks or years')
+    text = " ".join(str(value).lower().split())
+    if (match := _DURATION.fullmatch(text)) and float(match[1]) > 0:
+        return text
+    raise ValueError(
+        'a duration is a number above 0 and a unit: "30 days", "12 weeks", "3 months", "2 years"'
+    )
+
+
+def _horizon(value: Any) -> str:
+    if value in (INFINITE, float("inf")):
+        return INFINITE
+    try:
+        return _duration(value)
+    except ValueError as error:
+        raise ValueError(f"{error}; or infinite") from None
+
+
+def _ratio(value: Any) -> Any:
+    if isinstance(value, bool) or (isinstance(value, str) and "%" in value):
+        raise ValueError("a margin is written as a ratio of revenue: 30 % is 0.3")
+    return value
+
+
+def _at_most_one(value: float) -> float:
+    if value > 1:
+        raise ValueError("a margin is a ratio of revenue and at most 1: 30 % is 0.3")
+    return value
+
+
+def _rate(value: float) -> float:
+    if not 0 <= value <= 1:
+        raise ValueError("a yearly discount rate is a ratio from 0 to 1: 15 % is 0.15")
+    return value
+
+
+def _folder_name(value: str) -> str:
+    if not re.fullmatch(r"\w[\w .+-]*", value):
+        raise ValueError("it names the folder of the run: letters, digits, _ . + - and spaces only")
+    return value
+
+
+def _listed(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else value
+
+
+Day = Annotated[str, BeforeValidator(_day)]
+Duration = Annotated[str, BeforeValidator(_duration)]
+Horizon = Annotated[str, BeforeValidator(_horizon)]
+Ratio = Annotated[float, BeforeValidator(_ratio), AfterValidator(_at_most_one)]
+Names = Annotated[tuple[str, ...], BeforeValidator(_listed)]
+
+
+class Section(BaseModel):
+    """Unknown keys are errors; a config does not change once it is read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
+
+
+class Columns(Section):
+    """Which column of the log means what."""
+
+    customer: str
+    """Customer id, read as text."""
+    date: str
+    """Day of the purchase; a time of day is cut off."""
+    amount: str
+    """Revenue of the row, negative for a refund."""
+
+
+class DataConfig(Section):
+    """Where the transactions are and how they become one row per customer."""
+
+    source: str | None = None
+    """Bundled data set, file path or glob (relative to the config file); None: a table is passed."""
+    columns: Columns | None = None
+    """Which column of the log means what; not needed for bundled data."""
+    format: Literal["csv", "parquet"] | None = None
+    """Default: by the file's ending."""
+    delimiter: str | None = None
+    """CSV only; default: the one that splits the header."""
+    date_format: str | None = None
+    """strptime format; default: ISO dates and date columns."""
+    time_unit: Literal["day", "week", "month"] = "week"
+    """Unit of all durations; the answer does not depend on it."""
+    currency: str | None = None
+    """Label of all money; default: the bundled data's own, else USD."""
+    observation_end: Day | None = None
+    """ISO date; default: last date in the data."""
+    holdout_end: Day | None = None
+    """ISO date; purchases after observation_end up to here are counted per customer; default:
+    last date in the data where observation_end is earlier."""
+    refunds: Literal["net", "drop", "error"] = "net"
+    """Negative amounts: net within customer-day, drop the rows, or refuse the file."""
+    negative_days: Literal["drop", "zero", "error"] = "drop"
+    """Customer-days that refunds bring to zero or below: not a purchase (drop), a purchase of
+    amount 0 (zero), or refuse."""
+    zero_days: Literal["keep", "drop"] = "keep"
+    """Customer-days of amount 0 without a refund (free orders): a purchase of amount 0, or none."""
+    segments: Names = ()
+    """Columns that partition the customers, by their values on the first purchase day."""
+    duplicates: Literal["keep", "drop"] = "keep"
+    """Rows that are equal in every column used: two purchases (merged by day anyway) or an error
+    of the export."""
+
+
+class ModelConfig(Section):
+    """One family with its priors, or with its parameters fixed."""
+
+    family: str
+    """A name that ``python -m clvmodels families`` lists."""
+    priors: Literal["flat"] | dict[str, Any] = Field(default_factory=dict)
+    """``flat``, or coordinate → prior (``{dist: LogNormal, mu: 0, sigma: 1}``); the rest default."""
+    fixed: dict[str, float] | None = None
+    """Native parameters, all of them: no fit, no parameter uncertainty."""
+    settings: dict[str, Any] = Field(default_factory=dict)
+    """Constants of the family, by parameter; auto: the choice with the highest marginal likelihood."""
+
+
+class ModelsConfig(Section):
+    purchases: ModelConfig = ModelConfig(family="bg_nbd")
+    """When customers buy and when they leave."""
+    spend: ModelConfig = ModelConfig(family="gamma_gamma")
+    """How much they spend when they buy."""
+
+
+class FitConfig(Section):
+    sampler: Literal["importance", "nuts", "map"] = "importance"
+    """``map`` is one parameter vector: no interval is printed."""
+    draws: Annotated[int, Field(ge=100, le=100_000)] = 2000
+    """Joint posterior draws."""
+    chains: Annotated[int, Field(ge=2, le=16)] = 4
+    """NUTS only; draws are split over chains."""
+    tune: Annotated[int, Field(ge=100)] = 1000
+    """NUTS only; warm-up steps of a chain."""
+    allow_unconverged: bool = False
+    """Value draws that failed the convergence gate; every page says so."""
+
+
+class MarginByColumn(Section):
+    column: str
+    """A column of the log: margin ratio of each purchase, averaged over the customer by amount."""
+
+
+class MarginBySegment(Section):
+    by: str
+    """One of data.segments."""
+    values: dict[str, Ratio]
+    """Segment → margin ratio."""
+
+
+def _margin_kind(value: Any) -> str:
+    if isinstance(value, MarginByColumn) or (isinstance(value, Mapping) and "column" in value):
+        return "<column>"
+    return "<by>" if isinstance(value, MarginBySegment | Mapping) else "<number>"
+
+
+Margin = Annotated[
+    Annotated[Ratio, Tag("<number>")]
+    | Annotated[MarginByColumn, Tag("<column>")]
+    | Annotated[MarginBySegment, Tag("<by>")],
+    Discriminator(_margin_kind),
+]
+
+
+class ValueConfig(Section):
+    margin: Margin
+    """Contribution margin as a ratio of revenue (30 % is 0.3), ``{column: NAME}``, or
+    ``{by: SEGMENT, values: {...}}``."""
+    annual_discount_rate: Annotated[float, AfterValidator(_rate)]
+    """Effective rate per year (15 % is 0.15)."""
+    horizon: Horizon = INFINITE
+    """``infinite`` or a duration with a unit: ``"12 months"``, ``"3 years"``."""
+    timing: Literal["continuous", "begin", "mid", "end"] = "continuous"
+    """When the margin of a period is discounted."""
+    period: Duration = "1 month"
+    """Discounting period of the begin, mid and end conventions."""
+    units_per_year: Annotated[float, Field(gt=0)] | None = None
+    """Time units in a year; default: 365.2425 days, 52.1775 weeks, 12 months."""
+    horizons: Annotated[tuple[Duration, ...], BeforeValidator(_listed)] = ("3 months", "12 months")
+    """For expected orders and revenue."""
+
+
+class ReportConfig(Section):
+    title: str | None = None
+    """Heading of the page; default: Customer equity."""
+
+
+class Config(Section):
+    """A whole run."""
+
+    name: Annotated[str, AfterValidator(_folder_name)] = "run"
+    """Name of the run and of its folder; a config file lends it its own name."""
+    data: DataConfig
+    """Where the transactions are and how they become one row per customer."""
+    models: ModelsConfig = ModelsConfig()
+    """The purchase model and the spend model."""
+    fit: FitConfig = FitConfig()
+    """How the posterior is drawn."""
+    value: ValueConfig
+    """What a purchase is worth and how the future is discounted."""
+    report: ReportConfig = ReportConfig()
+    """How the report looks."""
+    seed: Annotated[int, Field(ge=0)] = 20260101
+    """Same seed and inputs, same numbers."""
+    out: Path = Path("runs")
+    """Runs are written to ``out/name``, relative to the working directory."""
+
+    _base: Path = PrivateAttr(default_factory=Path)
+
+    @property
+    def base(self) -> Path:
+        """Folder that a relative ``data.source`` starts from: that of the config file."""
+        return self._base
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Config:
+        margin, unit, year = self.value.margin, self.data.time_unit, self.value.units_per_year
+        if isinstance(margin, MarginBySegment) and margin.by not in self.data.segments:
+            raise ValueError(
+                f"value.margin.by is {margin.by!r}, which data.segments does not list; add it there"
+            )
+        usual = DAYS_PER_YEAR / DAYS_PER_UNIT[unit]
+        if year is not None and not 0.9 < year / usual < 1.1:
+            raise ValueError(
+                f"value.units_per_year is {year:g}, but a year has {usual:.4g} of data.time_unit {unit}"
+            )
+        start, end = self.data.observation_end, self.data.holdout_end
+        if start and end and end <= start:
+            raise ValueError(f"data.holdout_end {end} is not after data.observation_end {start}")
+        return self
+
+
+def load(source: Path | str | Mapping[str, Any] | Config, overrides: Sequence[str] = ()) -> Config:
+    """Read and validate a config.
+
+    Parameters
+    ----------
+    source
+        A YAML file, a mapping of the same form, or a config. ``extends: other.yaml`` starts
+        from another file, relative to this one, and merges this one over it; ``null`` puts a
+        key back to its default.
+    overrides
+        ``"key.sub=value"`` with the value in YAML; validated like the file.
+
+    Raises
+    ------
+    InputError
+        With the config key, what is wrong with it and, for an unknown key, the nearest.
+    """
+    where, base = "config", Path()
+    if isinstance(source, Config):
+        document, base = source.model_dump(), source.base
+    elif isinstance(source, Mapping):
+        document = _extended(dict(source), base, where, ())
+    else:
+        path = Path(source)
+        where, base = str(path), path.parent
+        document = _extended(_read(path), base, where, (path.resolve(),))
+        document.setdefault("name", path.stem)
+    for text in overrides:
+        document = override(document, text)
+    try:
+        config = Config.model_validate(document)
+    except ValidationError as error:
+        key, sentence = _explain(error)
+        for text in overrides:
+            if _below(key, text.partition("=")[0].strip()):
+                where = f"--set {text}"
+        raise InputError(f"{where}: {sentence}{'' if sentence.endswith('?') else '.'}") from None
+    config._base = base
+    _check_families(config, where)
+    return config
+
+
+def dump(config: Config, folder: Path | None = None) -> str:
+    """The config as resolved, in YAML.
+
+    Parameters
+    ----------
+    folder
+        Where the text will be stored: a relative file source is rewritten to start there, so
+        that what is stored can be loaded again. Left out: the source stays as it is.
+    """
+    document = config.model_dump(mode="json", exclude_none=True)
+    source = config.data.source
+    if folder is not None and source and source not in BUNDLED and not Path(source).is_absolute():
+        document["data"]["source"] = Path(os.path.relpath(config.base / source, folder)).as_posix()
+    return yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=100)
+
+
+def override(document: Mapping[str, Any], text: str) -> dict[str, Any]:
+    """A document with ``"key.sub=value"`` set; an empty value puts the key back to its default."""
+    key, equals, value = text.partition("=")
+    path = key.strip().split(".")
+    if not equals or not all(path):
+        raise InputError(f"--set {text}: write key=value, such as value.margin=0.3.")
+    found = _parse(value, f"--set {text}")
+    out = inner = _merged({}, document)
+    for part in path[:-1]:
+        if not isinstance(inner.setdefault(part, {}), dict):
+            raise InputError(f"--set {text}: {part} holds a value, not keys.")
+        inner = inner[part]
+    if found is None:
+        inner.pop(path[-1], None)
+    else:
+        inner[path[-1]] = found
+    return out
+
+
+def units_per_year(config: Config) -> float:
+    """Time units of the run in a year: as configured, or 365.2425 days of them."""
+    return config.value.units_per_year or DAYS_PER_YEAR / DAYS_PER_UNIT[config.data.time_unit]
+
+
+def duration(text: str, time_unit: str, units_per_year: float) -> float:
+    """A duration such as ``"12 months"`` in time units; ``infinite`` is ``inf``.
+
+    Days and weeks are exact (7 days a week); months and years follow ``units_per_year``, so
+    that 12 months are one year also where a paper's year has 52 weeks.
+    """
+    if text == INFINITE:
+        return float("inf")
+    match = _DURATION.fullmatch(_duration(text))
+    assert match is not None
+    number, unit = float(match[1]), match[2]
+    if unit in ("month", "year"):
+        return number * units_per_year / (12 if unit == "month" else 1)
+    return number * DAYS_PER_UNIT[unit] / DAYS_PER_UNIT[time_unit]
+
+
+def schema(section: type[BaseModel] = Config, prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    """Every key of the schema with its dotted name."""
+    for name, info in section.model_fields.items():
+        yield prefix + name, info
+        for inner in _sections(info.annotation):
+            yield from schema(inner, f"{prefix}{name}.")
+
+
+def _sections(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return [annotation]
+    return [section for part in get_args(annotation) for section in _sections(part)]
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML in which a repeated key is an error and 1e-3 is a number."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key.value!r} appears twice", key.start_mark
+                )
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
+
+
+def _parse(text: str, where: str) -> Any:
+    try:
+        return yaml.load(text, _Loader)
+    except yaml.MarkedYAMLError as error:
+        line = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise InputError(f"{where} is not valid YAML{line}: {error.problem}.") from None
+    except yaml.YAMLError as error:
+        raise InputError(f"{where} is not valid YAML: {' '.join(str(error).split())}.") from None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        near = difflib.get_close_matches(path.name, _configs(path.parent), n=1)
+        hint = f"; did you mean {path.parent / near[0]}?" if near else "; `init` writes one from a log."
+        raise InputError(f"config file {path} does not exist{hint}") from None
+    except OSError as error:
+        raise InputError(f"config file {path} cannot be read: {error.strerror}.") from None
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise InputError(
+            f"{path} is not UTF-8 text (byte 0x{data[error.start]:02x} in line {line}); save it as UTF-8."
+        ) from None
+    document = _parse(text, str(path))
+    if document is None:
+        raise InputError(f"{path} is empty; `init` writes a config from a log.")
+    if not isinstance(document, dict):
+        raise InputError(
+            f"{path} holds a {type(document).__name__}; a config is keys with values: data, value, ..."
+        )
+    return document
+
+
+def _configs(folder: Path) -> list[str]:
+    return [path.name for path in folder.glob("*.y*ml")]
+
+
+def _extended(document: dict[str, Any], base: Path, where: str, chain: tuple[Path, ...]) -> dict[str, Any]:
+    """The document merged over the one it extends."""
+    other = document.pop("extends", None)
+    if other is None:
+        return _merged({}, document)
+    if not isinstance(other, str):
+        raise InputError(f"{where}: extends is {other!r}; it names one YAML file.")
+    path = base / other
+    if path.resolve() in chain:
+        raise InputError(f"{where}: extends {other}, which leads back to itself.")
+    below = _extended(_read(path), path.parent, str(path), (*chain, path.resolve()))
+    below.pop("name", None)
+    source = (below.get("data") or {}).get("source") if isinstance(below.get("data"), dict) else None
+    if isinstance(source, str) and source not in BUNDLED and not Path(source).is_absolute():
+        below["data"]["source"] = os.path.relpath(path.parent / source, base or ".")
+    return _merged(below, document)
+
+
+def _merged(below: Any, above: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON merge patch (RFC 7396): mappings merge, null removes, anything else replaces."""
+    out = dict(below) if isinstance(below, Mapping) else {}
+    for key, value in above.items():
+        if value is None:
+            out.pop(key, None)
+        else:
+            out[key] = _merged(out.get(key), value) if isinstance(value, Mapping) else value
+    return out
+
+
+def _explain(error: ValidationError) -> tuple[str, str]:
+    """The first problem as (key, sentence); an unknown key comes before what it left missing."""
+    first = min(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
+    parts = [part for part in first["loc"] if not re.search(r"[<\[]", str(part))]
+    key = "".join(f"[{part}]" if type(part) is int else f".{part}" for part in parts).lstrip(".")
+    value, message = first["input"], str(first["msg"])
+    match first["type"]:
+        case "extra_forbidden":
+            return key, _unknown(key)
+        case "missing":
+            return key, _missing(key)
+        case "literal_error":
+            choices = re.findall(r"'([^']*)'", first["ctx"]["expected"])
+            near = difflib.get_close_matches(str(value), choices, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            return key, f"{key} is {reprlib.repr(value)}, not one of {', '.join(choices)}{hint}"
+        case "value_error":
+            message = str(first["ctx"]["error"])
+        case "model_type" | "dict_type":
+            message = "it holds keys with values"
+        case "string_type":
+            message = "it is text; put it in quotes"
+    message = message.replace("Input should", "it should").partition(", unable")[0]
+    return key, message if isinstance(value, Mapping) else f"{key} is {reprlib.repr(value)}; {message}"
+
+
+def _unknown(key: str) -> str:
+    known = [name for name, _ in schema()]
+    parent, _, last = key.rpartition(".")
+    siblings = [name.rpartition(".")[2] for name in known if name.rpartition(".")[0] == parent]
+    elsewhere = [name for name in known if name.rpartition(".")[2] == last]
+    if near := difflib.get_close_matches(last, siblings, n=1):
+        hint = f"; did you mean {near[0]}?"
+    elif elsewhere:
+        hint = f"; did you mean {elsewhere[0]}?"
+    else:
+        hint = f"; it has {', '.join(siblings)}"
+    return f"{last} is not a key of {parent or 'the config'}{hint}"
+
+
+def _missing(key: str) -> str:
+    info = dict(schema())[key]
+    if isinstance(info.annotation, type) and issubclass(info.annotation, Section):
+        needed = [name for name, field in info.annotation.model_fields.items() if field.is_required()]
+        return f"{key} is missing; it needs {' and '.join(needed)}"
+    text = " ".join((info.description or "").replace("``", "").split())
+    return f"{key} is missing" + (f": {text[0].lower()}{text[1:]}".rstrip(".") if text else "")
+
+
+def _below(key: str, ancestor: str) -> bool:
+    return key == ancestor or key.startswith((f"{ancestor}.", f"{ancestor}["))
+
+
+def _check_families(config: Config, where: str) -> None:
+    from clvmodels.models import registry
+
+    for role, find in (("purchases", registry.purchases), ("spend", registry.spend)):
+        try:
+            find(getattr(config.models, role).family)
+        except InputError as error:
+            raise InputError(f"{where}: models.{role}.family: {error}") from None

@@ -1,0 +1,50 @@
+"""Concentration of value over customers, per draw, from streamed histograms.
+
+Three different questions, each labeled by its level: how unequal expected values are, how
+unequal what customers really are worth is (re-sorted in every draw), and what a fixed set
+of customers, chosen by posterior mean, holds.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from clvmodels.numerics import loops
+
+_BINS = 2048
+_DECADES = 10.0  # bins span 1e-10 .. 1e10 of the typical value, 2.3 % wide each
+
+
+class Histogram:
+    """Per-draw histogram of customer values in log value.
+
+    Values within a bin differ by at most 2.3 %, which moves a Gini coefficient by less than
+    0.0001. Zeros share one bin; Gini and shares are of the non-negative part of value.
+    """
+
+    def __init__(self, draws: int, typical: float) -> None:
+        self._low = np.log(typical) - _DECADES * np.log(10)
+        self._per_bin = (_BINS - 2) / (2 * _DECADES * np.log(10))
+        self.count = np.zeros((draws, _BINS))
+        self.amount = np.zeros((draws, _BINS))
+
+    def add(self, value: np.ndarray) -> None:
+        """Add one tile, shape (customer, draw)."""
+        loops.histogram(value, self._low, self._per_bin, self.count, self.amount)
+
+    def lorenz(self, shares: np.ndarray) -> np.ndarray:
+        """Share of value held by the best ``shares`` of customers, shape (draw, share)."""
+        count = np.cumsum(self.count[:, ::-1], axis=1)
+        amount = np.cumsum(self.amount[:, ::-1].clip(min=0), axis=1)
+        out = np.empty((len(count), len(shares)))
+        for d, (n, v) in enumerate(zip(count, amount, strict=True)):
+            out[d] = np.interp(shares * n[-1], np.r_[0, n], np.r_[0, v]) / v[-1]
+        return out
+
+    def gini(self) -> np.ndarray:
+        """Gini coefficient ``Σ (2i - n - 1) v_(i) / (n Σ v)``, shape (draw,)."""
+        n = np.cumsum(self.count, axis=1)
+        before = n - self.count
+        v = self.amount.clip(min=0)
+        size = n[:, -1]
+        return ((n + before - size[:, None]) * v).sum(axis=1) / (size * v.sum(axis=1))

@@ -1,0 +1,21 @@
+"""The two ways a run ends early, and their exit statuses."""
+
+from __future__ import annotations
+
+
+class ClvError(Exception):
+    """Base of the errors that are printed as one sentence, without a traceback."""
+
+    exit_status = 1
+
+
+class InputError(ClvError):
+    """Bad input: what is wrong, where, and what to do. Exit status 2; nothing is written."""
+
+    exit_status = 2
+
+
+class ConvergenceError(ClvError):
+    """The draws did not pass the convergence gate. Exit status 3; no equity is written."""
+
+    exit_status = 3

@@ -1,0 +1,231 @@
+"""Shared loops over draws and rows around a family's compiled scalars.
+
+The scalars arrive as first-class functions, so that the loops are compiled once, for all
+families, and load from Numba's cache. All loops release the GIL; arrays are laid out with
+the draws of one row or customer next to each other.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numba
+import numpy as np
+from numba import float64, int64, types, void
+
+from clvmodels.numerics.discounting import decaying
+
+_vector = types.Array(float64, 1, "C")
+_matrix = types.Array(float64, 2, "C")
+_cube = types.Array(float64, 3, "C")
+_index = types.Array(int64, 1, "C")
+_generator = numba.typeof(np.random.default_rng(0))
+
+_OF_STATS = types.FunctionType(float64(_vector, _vector))
+_RATE = types.FunctionType(float64(_vector, _vector, float64))
+_LATENT = types.FunctionType(void(_vector, _vector, _generator, _vector))
+_LATENT_RATE = types.FunctionType(float64(_vector, float64))
+_GAP = types.FunctionType(float64(_vector, float64, _generator))
+_BASKET = types.FunctionType(float64(_vector, _generator))
+
+
+@numba.njit(void(_OF_STATS, _matrix, _matrix, _matrix), cache=True, nogil=True)
+def over_stats(scalar, draws, stats, out):
+    """``out[row, draw] = scalar(draws[draw], stats[row])``."""
+    for row in range(stats.shape[0]):
+        for d in range(draws.shape[0]):
+            out[row, d] = scalar(draws[d], stats[row])
+
+
+@numba.njit(void(_RATE, _matrix, _matrix, _vector, _matrix, _cube), cache=True, nogil=True)
+def weighted_rates(rate, draws, stats, nodes, weights, out):
+    """``out[row, flow, draw] = Σ_j weights[flow, j] rate(draws[draw], stats[row], nodes[j])``."""
+    flows = weights.shape[0]
+    sums = np.empty(flows)
+    for row in range(stats.shape[0]):
+        for d in range(draws.shape[0]):
+            sums[:] = 0.0
+            for j in range(len(nodes)):
+                value = rate(draws[d], stats[row], nodes[j])
+                for k in range(flows):
+                    sums[k] += weights[k, j] * value
+            for k in range(flows):
+                out[row, k, d] = sums[k]
+
+
+@numba.njit(float64(_vector, float64), cache=True)
+def exponential_rate(latents, s):
+    """The latent rate of most families: ``intensity · exp(-decay · s)``."""
+    return latents[1] * math.exp(-latents[2] * s)
+
+
+@numba.njit(
+    void(
+        _LATENT,
+        _LATENT,
+        _LATENT_RATE,
+        types.boolean,
+        _matrix,
+        _matrix,
+        _matrix,
+        _matrix,
+        _vector,
+        _matrix,
+        _vector,
+        _matrix,
+        _generator,
+        int64,
+        _matrix,
+        _vector,
+        _matrix,
+        _matrix,
+    ),
+    cache=True,
+    nogil=True,
+)
+def latent_values(
+    latent,
+    spend_latent,
+    latent_rate,
+    exponential,
+    draws,
+    spend_draws,
+    stats,
+    spend_stats,
+    margin,
+    codes,
+    nodes,
+    weights,
+    rng,
+    width,
+    value,
+    alive,
+    orders,
+    revenue,
+):
+    """One tile at level latent: who each customer is, purchases averaged out.
+
+    Flow 0 is the valuation, flows 1.. are the horizons. Writes ``value[customer, draw]`` and
+    adds to ``alive[draw]``, ``orders[flow, draw]``, ``revenue[flow, draw]``.
+    """
+    latents, spends = np.empty(width), np.empty(width)
+    flows = codes.shape[0]
+    for i in range(stats.shape[0]):
+        for d in range(draws.shape[0]):
+            latent(draws[d], stats[i], rng, latents)
+            spend_latent(spend_draws[d], spend_stats[i], rng, spends)
+            if latents[0] == 0.0:
+                value[i, d] = 0.0
+                continue
+            alive[d] += 1.0
+            for k in range(flows):
+                if exponential:
+                    purchases = latents[1] * decaying(latents[2], codes[k])
+                else:
+                    purchases = 0.0
+                    for j in range(len(nodes)):
+                        purchases += weights[k, j] * latent_rate(latents, nodes[j])
+                if k == 0:
+                    value[i, d] = margin[i] * spends[0] * purchases
+                else:
+                    orders[k - 1, d] += purchases
+                    revenue[k - 1, d] += spends[0] * purchases
+
+
+@numba.njit(
+    void(
+        _LATENT,
+        _GAP,
+        _LATENT,
+        _BASKET,
+        _matrix,
+        _matrix,
+        _matrix,
+        _matrix,
+        _vector,
+        _vector,
+        _vector,
+        _generator,
+        int64,
+        _matrix,
+        _vector,
+        _matrix,
+        _matrix,
+    ),
+    cache=True,
+    nogil=True,
+)
+def predictive_values(
+    latent,
+    gap,
+    spend_latent,
+    basket,
+    draws,
+    spend_draws,
+    stats,
+    spend_stats,
+    margin,
+    discounting,
+    edges,
+    rng,
+    width,
+    value,
+    alive,
+    orders,
+    revenue,
+):
+    """One tile at level predictive: every future purchase and basket is drawn.
+
+    ``discounting`` is (periodic, step, offset, delta, end): purchases after ``end`` are not
+    drawn. Purchases in (edges[k], edges[k+1]] add to ``orders[k, draw]`` and
+    ``revenue[k, draw]``; the loop runs to the later of ``end`` and the last edge.
+    """
+    periodic, step, offset, delta, end = discounting
+    last = max(end, edges[-1]) if len(edges) else end
+    latents, spends = np.empty(width), np.empty(width)
+    for i in range(stats.shape[0]):
+        for d in range(draws.shape[0]):
+            latent(draws[d], stats[i], rng, latents)
+            value[i, d] = 0.0
+            if latents[0] == 0.0:
+                continue
+            alive[d] += 1.0
+            spend_latent(spend_draws[d], spend_stats[i], rng, spends)
+            s = 0.0
+            k = 0
+            total = 0.0
+            while True:
+                s += gap(latents, s, rng)
+                if s > last:
+                    break
+                amount = basket(spends, rng)
+                if s <= end:
+                    at = s
+                    if periodic == 1.0:
+                        at = step * (math.ceil(s / step - 1e-12) - offset)
+                    total += amount * math.exp(-delta * at)
+                while k < len(edges) - 1 and s > edges[k + 1]:
+                    k += 1
+                if k < len(edges) - 1 and s > edges[k]:
+                    orders[k, d] += 1.0
+                    revenue[k, d] += amount
+            value[i, d] = margin[i] * total
+
+
+@numba.njit(void(_matrix, float64, float64, _matrix, _matrix), cache=True, nogil=True)
+def histogram(value, log_low, per_bin, count, amount):
+    """Add ``value[customer, draw]`` to per-draw histograms in ``log value``.
+
+    ``count[draw, bin]`` and ``amount[draw, bin]``; values at or below the lowest edge
+    (zeros and negatives included) fall into bin 0.
+    """
+    bins = count.shape[1]
+    for i in range(value.shape[0]):
+        for d in range(value.shape[1]):
+            v = value[i, d]
+            b = 0
+            if v > 0.0:
+                b = int((math.log(v) - log_low) * per_bin) + 1
+                b = min(max(b, 0), bins - 1)
+            count[d, b] += 1.0
+            amount[d, b] += v

@@ -1,0 +1,23 @@
+"""Streams draws × customers into values; knows nothing of PyMC."""
+
+from clvmodels.numerics.discounting import Flow
+from clvmodels.value.residual import residual
+from clvmodels.value.stream import (
+    Tile,
+    Valuation,
+    expected_purchases,
+    expected_spend,
+    p_alive,
+    valuation_flow,
+)
+
+__all__ = [
+    "Flow",
+    "Tile",
+    "Valuation",
+    "expected_purchases",
+    "expected_spend",
+    "p_alive",
+    "residual",
+    "valuation_flow",
+]
