@@ -217,7 +217,9 @@ class Summary:
                 segments[name.removeprefix("segment:")] = Segment(codes=codes, labels=labels)
             elif name not in ("customer", "first_day"):
                 columns[name] = column.to_numpy(zero_copy_only=False)
-        calendar = {k: np.array(v, "datetime64[D]" if k == "day" else float) for k, v in meta["calendar"].items()}
+        calendar = {
+            k: np.array(v, "datetime64[D]" if k == "day" else float) for k, v in meta["calendar"].items()
+        }
         return cls(
             customer=np.array(table["customer"].to_pylist(), dtype=object),
             columns=columns,
@@ -354,7 +356,9 @@ class Posterior:
             data = datasets[role]
             names = tuple(str(name) for name in data.data_vars)
             draws = np.stack([data[name].transpose("chain", "draw").values for name in names], axis=-1)
-            parts[role] = FamilyPosterior(parameters=names, draws=draws, **json.loads(data.attrs["clvmodels"]))
+            parts[role] = FamilyPosterior(
+                parameters=names, draws=draws, **json.loads(data.attrs["clvmodels"])
+            )
         return cls(
             purchases=parts["purchases"],
             spend=parts["spend"],

@@ -153,19 +153,19 @@ def fit(
 @app.command()
 def report(
     folder: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.", show_default=False)],
-    out: Annotated[Path | None, _out("Copy of the page to write as well.")] = None,
-    seed: Annotated[int | None, typer.Option("--seed", hidden=True)] = None,
+    out: Annotated[
+        Path | None, _out("Copy of the page; with --set or --seed, the folder of the new run.")
+    ] = None,
+    seed: Seed = None,
     quiet: Quiet = False,
     as_json: Json = False,
-    overrides: Annotated[list[str] | None, typer.Option("--set", hidden=True)] = None,
+    overrides: Set = None,
 ) -> None:
-    """Render the report of a run again, without fitting."""
-    if overrides or seed is not None:
-        raise InputError("a report shows the run as it was fitted; give --set and --seed to fit instead.")
+    """Render a run's report again, or value its posterior under other assumptions."""
     from clvmodels import run
 
     with _session(quiet, as_json) as progress:
-        path = run.report(folder, out=out, progress=progress)
+        path = run.report(folder, out=out, seed=seed, overrides=overrides or (), progress=progress)
     if as_json:
         _print_json({"report": str(path)})
     elif not quiet:
@@ -347,7 +347,8 @@ def _print_equity(summary: Mapping[str, Any]) -> None:
             interval = f"{show(summary, f'{key}.interval_90.0')} to {show(summary, f'{key}.interval_90.1')}"
         rows.append((level, show(summary, f"{key}.mean"), interval, contents))
     _print_table(
-        f"Equity of {show(summary, 'customers.total.value')} existing customers, {summary['currency']}",
+        f"Equity of {show(summary, 'customers.total.value')} existing customers at "
+        f"{summary['data']['observation_end']}, {summary['currency']}",
         ("level", "mean", "90 % interval", "the interval contains"),
         rows,
         right=2,

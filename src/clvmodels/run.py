@@ -14,7 +14,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -55,7 +55,7 @@ class EquityResult:
         return self.artifact.data
 
     def plot(self, ax: Any = None) -> Any:
-        """Density of equity by level."""
+        """Density of equity by level; returns the matplotlib figure."""
         from clvmodels.report import figures
 
         return figures.equity_density(self.artifact, ax=ax)
@@ -181,10 +181,7 @@ def fit(
     ConvergenceError
         If the draws do not pass the gate; diagnostics are written to ``out``, no equity.
     """
-    from clvmodels import equity, validate
     from clvmodels import fit as fitting
-    from clvmodels.report import tables
-    from clvmodels.value import Valuation
 
     tell = progress or (lambda stage, fraction: None)
     clock = _Clock()
@@ -206,39 +203,13 @@ def fit(
         clock.lap("fit")
         gate = fitting.gate(draws)
         _pass(gate, config, folder, draws, data)
-        valuation = Valuation(data, draws, assumptions, config.seed)
-        result = equity.build(valuation, progress)
-        gate = fitting.gate(draws, result.total(result.levels[0]))
-        _pass(gate, config, folder, draws, data)
-        clock.lap("value")
-        tell("predictive checks", None)
-        found, arrays = validate.predictive_checks(data, draws, config.seed)
-        clock.lap("checks")
-        checks = (*gate, *found)
-        table = tables.build(
-            data,
-            draws,
-            assumptions,
-            result,
-            checks,
-            config,
-            versions(),
-            {"converged": _converged(gate)},
-            arrays,
-        )
+        run = _value(config, data, draws, assumptions, folder, clock, progress)
     meta = {
         "seconds": clock.laps,
         "machine": {"system": platform.system(), "processor": platform.machine(), "cores": os.cpu_count()},
         "warnings": sorted({str(warning.message) for warning in caught}),
     }
-    run = Run(
-        data=data, draws=draws, result=result, summary=table, checks=checks, arrays=arrays,
-        config=config, assumptions=assumptions, meta=meta, path=folder,
-    )  # fmt: skip
-    if folder is not None:
-        tell("writing the report", None)
-        run.save(folder, overwrite=overwrite)
-    return run
+    return _finish(replace(run, meta=meta), folder, overwrite, tell)
 
 
 def check(
@@ -287,18 +258,103 @@ def load(folder: Path | str) -> Run:
     )
 
 
-def report(folder: Path | str, *, out: Path | str | None = None, progress: Progress | None = None) -> Path:
-    """Render the report of a run again from its files; returns the path of the page."""
+def report(
+    folder: Path | str,
+    *,
+    out: Path | str | None = None,
+    seed: int | None = None,
+    overrides: Sequence[str] = (),
+    progress: Progress | None = None,
+) -> Path:
+    """Render the report of a run again, or value its posterior under other assumptions.
+
+    Parameters
+    ----------
+    out
+        Without overrides: a copy of the page to write as well. With overrides or a seed, which
+        need it: the folder of the new run.
+    overrides
+        ``"key=value"`` under ``value`` or ``report``; nothing is fitted and no transaction is read.
+
+    Returns
+    -------
+    Path of ``report.html``.
+    """
     from clvmodels import report as reporting
 
-    if progress:
-        progress("writing the report", None)
+    tell = progress or (lambda stage, fraction: None)
+    if overrides or seed is not None:
+        return _revalue(Path(folder), out, seed, overrides, tell)
+    tell("writing the report", None)
     page = reporting.render(Path(folder))
     if out is None:
         return page
     if Path(out).exists():
         raise InputError(f"{out} exists; name another file with --out, or remove it.")
     return Path(shutil.copyfile(page, out))
+
+
+def _revalue(
+    folder: Path, out: Path | str | None, seed: int | None, overrides: Sequence[str], tell: Progress
+) -> Path:
+    from clvmodels import report as reporting
+
+    other = [text for text in overrides if not text.strip().startswith(("value.", "report."))]
+    if other:
+        raise InputError(
+            f"--set {other[0]}: a report can change keys under value and report only, "
+            "because the rest was fitted; give it to 'fit'."
+        )
+    if out is None:
+        raise InputError("a report with --set or --seed is a new run: name its folder with --out.")
+    _refuse_existing(Path(out), overwrite=False)
+    found = reporting.load(folder)
+    config = _load({**found["config"], "name": Path(out).name}, overrides, seed)
+    data, clock = found["summary"], _Clock()
+    assumptions = resolve_assumptions(config, data)
+    run = _value(config, data, found["posterior"], assumptions, Path(out), clock, tell)
+    meta = {"seconds": clock.laps, "revalued_from": found["table"]["fingerprints"]}
+    _finish(replace(run, meta=meta), Path(out), False, tell)
+    return Path(out) / "report.html"
+
+
+def _value(
+    config: Config,
+    data: Summary,
+    draws: Posterior,
+    assumptions: Assumptions,
+    folder: Path | None,
+    clock: _Clock,
+    progress: Progress | None,
+) -> Run:
+    """From posterior draws to equity, checks and the table of numbers."""
+    from clvmodels import equity, validate
+    from clvmodels import fit as fitting
+    from clvmodels.report import tables
+    from clvmodels.value import Valuation
+
+    result = equity.build(Valuation(data, draws, assumptions, config.seed), progress)
+    gate = fitting.gate(draws, result.total(result.levels[0]))
+    _pass(gate, config, folder, draws, data)
+    clock.lap("value")
+    if progress:
+        progress("predictive checks", None)
+    found, arrays = validate.predictive_checks(data, draws, config.seed)
+    clock.lap("checks")
+    checks = (*gate, *found)
+    diagnostics = {"converged": _converged(gate)}
+    table = tables.build(data, draws, assumptions, result, checks, config, versions(), diagnostics, arrays)
+    return Run(
+        data=data, draws=draws, result=result, summary=table, checks=checks, arrays=arrays,
+        config=config, assumptions=assumptions, path=folder,
+    )  # fmt: skip
+
+
+def _finish(run: Run, folder: Path | None, overwrite: bool, tell: Progress) -> Run:
+    if folder is not None:
+        tell("writing the report", None)
+        run.save(folder, overwrite=overwrite)
+    return run
 
 
 def resolve_assumptions(config: Config, data: Summary) -> Assumptions:
@@ -347,9 +403,8 @@ def _load(config: Any, overrides: Sequence[str], seed: int | None) -> Config:
 def _summarise(config: Config, transactions: Any) -> Summary:
     from clvmodels.data import summarise
 
-    statistics = []
-    for model in (config.models.purchases, config.models.spend):
-        statistics += registry.get(model.family).extra_statistics
+    models = (config.models.purchases, config.models.spend)
+    statistics = [s for model in models for s in registry.get(model.family).extra_statistics]
     margin = config.value.margin
     return summarise(
         config.data,
@@ -401,9 +456,10 @@ def _pass(
         from clvmodels.report import files
 
         with _folder(folder, overwrite=True) as temporary:
-            files.write_diagnostics(temporary, draws, data, gate, config)
+            files.write_diagnostics(temporary, summary=data, posterior=draws, checks=gate, config=config)
         where = f" Diagnostics are in {folder}; no equity was written."
-    advice = "use fit.sampler nuts" if config.fit.sampler == "importance" else "use more fit.tune and fit.draws"
+    importance = config.fit.sampler == "importance"
+    advice = "use fit.sampler nuts" if importance else "use more fit.tune and fit.draws"
     raise ConvergenceError(
         f"the draws did not converge: {'; '.join(check.sentence.rstrip('.') for check in failed)}. "
         f"To go on, {advice}, or give the priors more information.{where}"

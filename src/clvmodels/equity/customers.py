@@ -26,7 +26,9 @@ class CustomerTable:
         if self._draws > 1:
             columns["value_sd"] = tile.value.std(axis=1, ddof=1)
             quantiles = np.quantile(tile.value, QUANTILES, axis=1)
-            columns |= {f"value_q{q:02.0f}": row for q, row in zip(np.array(QUANTILES) * 100, quantiles, strict=True)}
+            columns |= {
+                f"value_q{q:02.0f}": row for q, row in zip(np.array(QUANTILES) * 100, quantiles, strict=True)
+            }
         for name, column in columns.items():
             self._columns.setdefault(name, np.empty(self._customers))[tile.customers] = column
 

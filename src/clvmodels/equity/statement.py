@@ -113,11 +113,17 @@ def _dataset(valuation: Valuation, levels: dict[str, _Level]) -> Any:
     edges = valuation.band_edges
     years = assumptions.band_years
     used = edges[1:] > edges[:-1]
-    bands = [f"{a:g}-{b:g} years" if np.isfinite(b) else f">{a:g} years" for a, b in zip(years[:-1], years[1:], strict=True)]
+    bands = [
+        f"{a:g}-{b:g} years" if np.isfinite(b) else f">{a:g} years"
+        for a, b in zip(years[:-1], years[1:], strict=True)
+    ]
     lorenz = {name: level.histogram.lorenz(SHARES) for name, level in levels.items()}
 
     def stack(pick: Callable[[_Level], np.ndarray]) -> np.ndarray:
         return np.stack([pick(level) for level in levels.values()])
+
+    def segments(name: str) -> np.ndarray:
+        return stack(lambda v: v.segments[name])
 
     decile = int(np.flatnonzero(np.isclose(SHARES, 0.10))[0])
     unit = {"unit": currency}
@@ -146,7 +152,7 @@ def _dataset(valuation: Valuation, levels: dict[str, _Level]) -> Any:
         "share_of": SHARES,
     }
     for name, segment in summary.segments.items():
-        variables[f"segment:{name}"] = (("level", "draw", name), stack(lambda v, n=name: v.segments[n]), unit)
+        variables[f"segment:{name}"] = (("level", "draw", name), segments(name), unit)
         counts = np.bincount(segment.codes, minlength=len(segment.labels))
         variables[f"customers:{name}"] = ((name,), counts, {"unit": "customers"})
         coords[name] = list(segment.labels)

@@ -162,10 +162,35 @@ class Histories:
 
 @dataclass(frozen=True, kw_only=True)
 class Baskets:
-    """Simulated spend: ``mean`` per customer and the average of ``frequency`` baskets."""
+    """Simulated spend, one basket per repeat purchase.
+
+    Attributes
+    ----------
+    mean
+        Each customer's own mean spend, shape (customer,).
+    customer, amount
+        One entry per basket.
+    """
 
     mean: np.ndarray
-    monetary_value: np.ndarray
+    customer: np.ndarray
+    amount: np.ndarray
+
+    def statistics(self, extra: tuple[Statistic, ...] = ()) -> dict[str, np.ndarray]:
+        """Frequency, monetary_value (NaN without a basket) and spend statistics per customer."""
+        n = len(self.mean)
+        frequency = np.bincount(self.customer, minlength=n).astype(float)
+        total = np.bincount(self.customer, self.amount, n)
+        average = np.divide(total, frequency, out=np.full(n, np.nan), where=frequency > 0)
+        found = {"frequency": frequency, "monetary_value": average}
+        for statistic in extra:
+            found[statistic.name] = statistic.of_values(self.customer, self.amount, n)
+        return found
+
+    @property
+    def monetary_value(self) -> np.ndarray:
+        """Average basket per customer, NaN without one."""
+        return self.statistics()["monetary_value"]
 
 
 _vector = types.Array(float64, 1, "C")

@@ -63,14 +63,10 @@ def basket(latents, rng):
 
 def simulate(theta, frequency, rng):
     """Play the story: every basket of every customer."""
-    n = len(frequency)
-    nu = rng.gamma(theta["q"], 1 / theta["gamma"], n)
-    counts = np.asarray(frequency, int)
-    owner = np.repeat(np.arange(n), counts)
-    baskets = rng.gamma(theta["p"], 1 / nu[owner])
-    with np.errstate(invalid="ignore"):
-        average = np.bincount(owner, baskets, n) / counts
-    return Baskets(mean=theta["p"] / nu, monetary_value=average)
+    nu = rng.gamma(theta["q"], 1 / theta["gamma"], len(frequency))
+    customer = np.repeat(np.arange(len(frequency)), np.asarray(frequency, int))
+    amount = rng.gamma(theta["p"], 1 / nu[customer])
+    return Baskets(mean=theta["p"] / nu, customer=customer, amount=amount)
 
 
 def from_coordinates(c):

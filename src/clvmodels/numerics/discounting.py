@@ -12,6 +12,7 @@ A discrete clock is the same with a sum over opportunities in the place of the i
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,13 +20,13 @@ from typing import Literal
 
 import numba
 import numpy as np
-from numba import float64, types
+from numba import complex128, float64, types
 
 Timing = Literal["continuous", "begin", "mid", "end"]
 OFFSET = {"begin": 1.0, "mid": 0.5, "end": 0.0}
 
 _NODES = 16
-_PANEL = 2.6  # length of a panel in log(1 + s/scale): interpolation error about 1e-11
+_PANEL = 2.6  # length of a panel in log(1 + s/scale): error about 1e-11 for a rate like 1/(scale + s)
 _FADED = 42.0  # exp(-42) = 6e-19: what lies beyond is below float precision
 _DIRECT = 64  # opportunities of a discrete clock that are nodes themselves
 
@@ -83,29 +84,44 @@ class Flow:
         return np.array([float(periodic), float(discrete), self.delta, self.horizon, step, offset])
 
 
-@numba.njit(float64(float64, float64), cache=True)
+_code = types.Array(float64, 1, "C")
+
+
+@numba.njit([float64(float64, float64), complex128(complex128, float64)], cache=True)
 def _stretch(rate, length):
     """``∫ exp(-rate s) ds`` over (0, length]."""
     if rate == 0.0:
-        return length
-    return -math.expm1(-rate * length) / rate
+        return rate + length
+    if length == math.inf:
+        return 1.0 / rate
+    return -np.expm1(-rate * length) / rate
 
 
-@numba.njit(float64(float64, types.Array(float64, 1, "C")), cache=True)
+@numba.njit([float64(float64, _code), complex128(complex128, _code)], cache=True)
 def decaying(decay, code):
-    """Discounted value of the rate ``exp(-decay s)`` under a flow's :meth:`Flow.code`."""
+    """Discounted value of the rate ``exp(-decay s)`` under a flow's :meth:`Flow.code`.
+
+    A complex decay is half of a damped wave; its real part must be positive.
+    """
     periodic, discrete, delta, horizon, step, offset = code
     total = delta + decay
     if periodic == 0.0:
         return _stretch(total, horizon)
-    whole = np.floor(horizon / step + 1e-12) if horizon < math.inf else math.inf
-    one = math.exp(-decay) if discrete == 1.0 else _stretch(decay, step)
+    whole = np.floor(horizon / step + 1e-12)
+    one = np.exp(-decay) if discrete == 1.0 else _stretch(decay, step)
     late = math.exp(-delta * step * (1.0 - offset))
-    many = whole if total == 0.0 else math.expm1(-total * step * whole) / math.expm1(-total * step)
+    if total == 0.0:
+        many = total + whole
+    elif whole == math.inf:
+        many = -1.0 / np.expm1(-total * step)
+    else:
+        many = np.expm1(-total * step * whole) / np.expm1(-total * step)
     value = one * late * many
-    rest = horizon - whole * step if horizon < math.inf else 0.0
+    if horizon == math.inf:
+        return value
+    rest = horizon - whole * step
     if discrete == 0.0 and rest > 1e-12 * step:
-        value += math.exp(-total * step * whole) * late * _stretch(decay, rest)
+        value += np.exp(-total * step * whole) * late * _stretch(decay, rest)
     return value
 
 
@@ -149,7 +165,7 @@ def schedule(flows: Sequence[Flow], scale: float, *, discrete: bool = False, ref
     """
     ends = [_end(flow) for flow in flows if not flow.undiscounted_forever]
     end = max(ends, default=1.0)
-    points, half = np.polynomial.legendre.leggauss(_NODES)
+    points, _ = np.polynomial.legendre.leggauss(_NODES)
     first = 0.0
     direct = np.zeros(0)
     if discrete:
@@ -160,7 +176,7 @@ def schedule(flows: Sequence[Flow], scale: float, *, discrete: bool = False, ref
     edges = np.linspace(first, last, count + 1)
     if discrete and len(direct) >= np.floor(end):
         edges = edges[:1]
-    panels = [(low, high) for low, high in zip(edges[:-1], edges[1:], strict=True)]
+    panels = list(itertools.pairwise(edges))
     nodes = [direct]
     for low, high in panels:
         nodes.append(scale * np.expm1((low + high) / 2 + (high - low) / 2 * points))

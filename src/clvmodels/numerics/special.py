@@ -102,9 +102,9 @@ def _trapezoid(c, a, b, v):
     for n in range(_TAIL_TERMS):
         left += coefficient * power / -math.expm1(-(a + n) * h)
         power *= u0
-        following = (
-            (k - c * q - n * (1.0 + q)) * coefficient + q * (k - c - (n - 1.0)) * previous
-        ) / (n + 1.0)
+        following = ((k - c * q - n * (1.0 + q)) * coefficient + q * (k - c - (n - 1.0)) * previous) / (
+            n + 1.0
+        )
         previous, coefficient = coefficient, following
     # All terms are scaled by e^-shift, which follows them when they grow.
     total, shift = left, a * w0
@@ -134,7 +134,8 @@ def beta_power_mean(c, a, b, v):
     Series in ``1 / (1 + v)`` or ``v / (1 + v)`` where one converges within a hundred terms
     without cancellation; otherwise the trapezoidal rule on the whole line for ``w = logit p``,
     whose error falls exponentially with the step (Trefethen and Weideman, 2014, SIAM
-    Review 56, 385-458) and whose terms are all positive. Relative error below 1e-11.
+    Review 56, 385-458) and whose terms are all positive. Relative error below 5e-11 against
+    mpmath at 60 digits for a, b >= 0.05, a up to 200, b and c up to 1,500, v up to 1e12.
     """
     if v == 0.0:
         return 1.0

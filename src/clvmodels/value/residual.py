@@ -10,7 +10,7 @@ nodes in that variable; their number follows from the distance of the nearest si
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -20,7 +20,9 @@ from clvmodels.numerics import loops
 from clvmodels.numerics.discounting import Flow, Schedule, schedule
 from clvmodels.value.threads import ordered
 
-_ACCURACY = 1e-12
+_INTERPOLATION = 1e-12
+_ACCURACY = 1e-10
+_FINENESS = ((1, 1), (8, 1), (64, 1), (64, 2), (512, 2))  # (shrink of the time scale, refine)
 _CHUNK = 32
 
 
@@ -63,17 +65,45 @@ def time_scale(family: PurchaseFamily, draws: np.ndarray, T: np.ndarray) -> floa
 
 
 def make_schedule(
-    family: PurchaseFamily, draws: np.ndarray, T: np.ndarray, flows: Sequence[Flow]
+    family: PurchaseFamily, draws: np.ndarray, stats: np.ndarray, flows: Sequence[Flow]
 ) -> Schedule:
-    """The schedule of flows for these draws; refuses a sum that diverges."""
-    forever = [flow for flow in flows if flow.undiscounted_forever]
-    if forever and not family.converges(draws):
+    """The schedule of flows for these draws and rows; refuses a sum that diverges.
+
+    Rates that fall faster than :func:`time_scale` says (a large shape) need finer nodes: the
+    first of ``_FINENESS`` is taken that agrees with the next one at the extreme draws and rows.
+    Of a flow that is undiscounted forever it holds the part before its start.
+    """
+    if any(flow.undiscounted_forever for flow in flows) and not family.converges(draws):
         raise InputError(
             "value.annual_discount_rate is 0 with an infinite horizon, and the undiscounted sum "
             f"diverges in at least one draw of {family.name}: "
             "set a positive discount rate or a finite horizon."
         )
-    return schedule(flows, time_scale(family, draws, T), discrete=family.clock == "discrete")
+    bounded = [replace(f, start=0.0, horizon=f.start) if f.undiscounted_forever else f for f in flows]
+    depends = [family.state.index(name) for name in family.rate_depends_on]
+    few_draws, few_stats = draws[_extremes(draws)], stats[_extremes(stats[:, depends])]
+    scale = time_scale(family, draws, stats[:, family.state.index("T")])
+    discrete = family.clock == "discrete"
+
+    def at(shrink: float, refine: int) -> tuple[Schedule, np.ndarray]:
+        plan = schedule(bounded, scale / shrink, discrete=discrete, refine=refine)
+        value = np.empty((len(few_stats), len(bounded), len(few_draws)))
+        loops.weighted_rates(family.rate, few_draws, few_stats, plan.nodes, plan.weights, value)
+        return plan, value
+
+    plan, value = at(*_FINENESS[0])
+    for fineness in _FINENESS[1:]:
+        finer, better = at(*fineness)
+        size = np.abs(better) + 1e-6 * np.abs(better).max(axis=1, keepdims=True)
+        if (np.abs(value - better) <= _ACCURACY * size).all():
+            break
+        plan, value = finer, better
+    return plan
+
+
+def _extremes(table: np.ndarray) -> np.ndarray:
+    """Rows at which a column is smallest or largest."""
+    return np.unique(np.r_[table.argmin(axis=0), table.argmax(axis=0)])
 
 
 def residual(
@@ -90,18 +120,19 @@ def residual(
     -------
     Array of shape (row, flow, draw).
     """
-    plan = make_schedule(family, draws, stats[:, family.state.index("T")], flows)
+    plan = make_schedule(family, draws, stats, flows)
     out = np.empty((len(stats), len(flows), len(draws)))
-    weights = np.nan_to_num(plan.weights)
 
     def work(rows: slice) -> None:
-        loops.weighted_rates(family.rate, draws, stats[rows], plan.nodes, weights, out[rows])
+        loops.weighted_rates(family.rate, draws, stats[rows], plan.nodes, plan.weights, out[rows])
 
     for _ in ordered(work, _chunks(len(stats))):
         pass
     for k, flow in enumerate(flows):
         if flow.undiscounted_forever:
-            loops.over_stats(family.total, draws, stats, out[:, k])
+            everything = np.empty((len(stats), len(draws)))
+            loops.over_stats(family.total, draws, stats, everything)
+            out[:, k] = everything - out[:, k]
     return out
 
 
@@ -147,7 +178,7 @@ def _interpolation(T: np.ndarray, floor: float, discrete: bool) -> tuple[np.ndar
     if radius > 0 and not discrete:
         distance = np.pi / radius
         growth = np.log(distance + np.sqrt(1 + distance**2))
-        n = int(np.ceil(-np.log(_ACCURACY) / growth)) + 2
+        n = int(np.ceil(-np.log(_INTERPOLATION) / growth)) + 2
     else:
         n = len(distinct)
     if n >= len(distinct):

@@ -6,6 +6,7 @@ results come back in the order of tiles, so that threads and memory change nothi
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -87,7 +88,7 @@ class Valuation:
         self.spend_stats = spend_statistics(self.spend, summary)
         self.flow = valuation_flow(assumptions)
         self.horizons = [Flow(delta=0.0, horizon=h) for h in assumptions.horizons.values()]
-        make_schedule(self.purchases, self.draws, self._T, [self.flow])
+        make_schedule(self.purchases, self.draws, self.rows.stats, [self.flow])
 
     @property
     def _T(self) -> np.ndarray:
@@ -109,7 +110,7 @@ class Valuation:
         observed window.
         """
         edges = self.band_edges
-        windows = list(zip(edges[:-1], edges[1:], strict=True))
+        windows = list(itertools.pairwise(edges))
         seen = float(self._T.max())
         windows.append((min(seen, self.assumptions.horizon), self.assumptions.horizon))
         flow = self.flow
@@ -164,7 +165,7 @@ class Valuation:
         discrete = family.clock == "discrete"
         exponential = family.latent_rate is None
         codes = np.array([flow.code(discrete) for flow in flows])
-        plan = make_schedule(family, self.draws, self._T, flows)
+        plan = make_schedule(family, self.draws, self.rows.stats, flows)
         width = max(len(family.latents), len(self.spend.latents))
 
         def work(task: tuple[int, np.ndarray]) -> Tile:

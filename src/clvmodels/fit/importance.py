@@ -1,0 +1,165 @@
+"""Importance sampling: exact draws with a certificate, for posteriors of a few dimensions.
+
+Proposals come from a multivariate t at the mode; their first weights adapt its mean and
+scale; the weights of the final proposals are smoothed (PSIS) and the proposals are
+resampled into equally weighted draws.
+
+Why resampled draws count as independent: systematic resampling with n draws takes proposal
+i, of weight w_i, floor(n w_i) or ceil(n w_i) times. Where n w_i <= 1 it is taken or left, as
+in rejection sampling, and the draws are independent. Only copies of one proposal are not:
+with c_i copies the variance of a mean of draws is σ² Σ(c_i/n)², so that n²/Σc_i² draws are
+effective. In expectation Σ(c_i/n)² = Σw_i² + Σf_i(1-f_i)/n² with f_i the fraction of n w_i:
+the variance of the weighted mean (Kish) plus that of choosing among the proposals.
+
+References
+----------
+Vehtari, Simpson, Gelman, Yao and Gabry (2024), Pareto smoothed importance sampling,
+Journal of Machine Learning Research 25(72): smoothing and k-hat.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from clvmodels.fit.convergence import K_HAT_MAX
+
+Density = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+
+DEGREES = 5.0
+"""Degrees of freedom of the proposal: tails heavier than any posterior that a prior bounds."""
+PILOT = 500
+"""Proposals that adapt mean and scale, again until half of them are effective."""
+ENOUGH = 0.8
+"""Effective share of the draws at which no more proposals are made."""
+MOST = 6
+"""Proposals per draw at which a round ends."""
+ROUNDS = 4
+"""Pilots at most; and rounds of proposals until k-hat must be at most its limit."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Equally weighted draws, shape (draw, parameter), and how good they are."""
+
+    draws: np.ndarray
+    k_hat: float
+    ess: float
+    proposals: int
+
+
+def sample(
+    density: Density,
+    mode: np.ndarray,
+    covariance: np.ndarray,
+    draws: int,
+    rng: np.random.Generator,
+    progress: Callable[[float], None] = lambda fraction: None,
+) -> Sample:
+    """Draw from a density known up to a constant.
+
+    Parameters
+    ----------
+    density
+        ``points (n, k) -> (log density (n,), parameters (n, parameter))``.
+    mode, covariance
+        Where the first proposals are centred, shape (k,), and their spread, shape (k, k).
+    draws
+        Draws wanted.
+    progress
+        Called with the share of the proposals made, 0 to 1.
+
+    Returns
+    -------
+    Sample
+        ``k_hat`` above 0.7 says that the draws cannot be trusted.
+    """
+    made = 0
+
+    def propose(n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Points, log weights and parameters of n proposals."""
+        nonlocal made
+        root = np.linalg.cholesky(spread)
+        normal = rng.standard_normal((n, len(centre)))
+        radius = np.sqrt(DEGREES / rng.chisquare(DEGREES, n))
+        log_proposal = -(DEGREES + len(centre)) / 2 * np.log1p((normal**2).sum(1) * radius**2 / DEGREES)
+        points = centre + radius[:, None] * normal @ root.T
+        log_target, parameters = [], []
+        for batch in np.array_split(points, max(1, n // 100)):
+            value, native = density(batch)
+            log_target.append(value)
+            parameters.append(native)
+            made += len(batch)
+            progress(min(1.0, made / (PILOT + 1.25 * draws)))
+        return points, np.concatenate(log_target) - log_proposal, np.concatenate(parameters)
+
+    centre, spread = mode, covariance
+    for _ in range(ROUNDS):
+        points, log_weight, _ = propose(PILOT)
+        weight, _ = smooth(log_weight)
+        centre, spread = _adapt(points, weight, spread)
+        if _effective(weight, PILOT) > PILOT / 2:
+            break
+    for _ in range(ROUNDS):
+        points, log_weight, parameters = propose(draws + draws // 4)
+        weight, k_hat = smooth(log_weight)
+        while k_hat <= K_HAT_MAX and len(points) < MOST * draws:
+            if _effective(weight, draws) >= ENOUGH * draws:
+                break
+            more = propose(draws)
+            points, log_weight, parameters = (
+                np.concatenate(pair) for pair in zip((points, log_weight, parameters), more, strict=True)
+            )
+            weight, k_hat = smooth(log_weight)
+        if k_hat <= K_HAT_MAX:
+            break
+        centre, spread = _adapt(points, weight, spread)
+    progress(1.0)
+    chosen = rng.permutation(resample(weight, draws, rng.random()))
+    ess = draws**2 / float((np.bincount(chosen) ** 2).sum())
+    return Sample(draws=parameters[chosen], k_hat=k_hat, ess=ess, proposals=made)
+
+
+def smooth(log_weight: np.ndarray) -> tuple[np.ndarray, float]:
+    """Normalised weights after Pareto smoothing, and k-hat."""
+    from arviz_stats.base import array_stats
+
+    smoothed, k_hat = array_stats.psislw(-log_weight)
+    weight = np.exp(smoothed - smoothed.max())
+    return weight / weight.sum(), float(k_hat)
+
+
+def resample(weight: np.ndarray, draws: int, offset: float) -> np.ndarray:
+    """Systematic resampling: indices of ``draws`` draws, in ascending order.
+
+    Parameters
+    ----------
+    weight
+        Normalised, shape (n,).
+    offset
+        Uniform on [0, 1).
+    """
+    edges = np.cumsum(weight) * draws
+    return np.minimum(np.searchsorted(edges, np.arange(draws) + offset, side="right"), len(weight) - 1)
+
+
+def _effective(weight: np.ndarray, draws: int) -> float:
+    """Effective draws that resampling will give, in expectation."""
+    copies = weight * draws
+    fraction = copies % 1
+    return draws**2 / float((copies**2 + fraction * (1 - fraction)).sum())
+
+
+def _adapt(points: np.ndarray, weight: np.ndarray, spread: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and covariance of the weighted proposals.
+
+    With few effective proposals the old spread keeps the share that they cannot fill.
+    """
+    centre = weight @ points
+    away = points - centre
+    covariance = (away * weight[:, None]).T @ away
+    k = points.shape[1]
+    trust = 1 - min(1.0, 5 * k * float(weight @ weight))
+    return centre, trust * covariance + (1 - trust) * spread

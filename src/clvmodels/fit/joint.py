@@ -1,0 +1,191 @@
+"""From a summary to joint posterior draws of the purchase and the spend family."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+
+from clvmodels.artifacts import FamilyPosterior, Posterior, Rows, Sampler, Summary
+from clvmodels.config import FitConfig, ModelConfig
+from clvmodels.fit.priors import AUTO, check_data, check_model, constants, fixed, measure, resolve
+from clvmodels.models import registry
+from clvmodels.models.family import Family, Scale
+
+if TYPE_CHECKING:
+    from clvmodels.fit.graph import Target
+    from clvmodels.fit.maximum import Peak
+
+Progress = Callable[[str, float | None], None]
+
+
+def fit(
+    summary: Summary,
+    purchases: ModelConfig,
+    spend: ModelConfig,
+    options: FitConfig,
+    seed: int,
+    progress: Progress | None = None,
+) -> Posterior:
+    """Fit both families; draw d of one meets draw d of the other.
+
+    The posteriors are independent given the data, so the pairing is arbitrary; it is
+    fixed by the seed.
+
+    Parameters
+    ----------
+    summary
+        Customers; the spend family sees those with a repeat purchase.
+    options
+        Sampler and number of draws.
+    progress
+        Called with a stage and the share of it that is done, 0 to 1.
+
+    Raises
+    ------
+    InputError
+        If the data cannot carry the model, or the model is wrong in itself.
+    """
+    registry.purchases(purchases.family)
+    registry.spend(spend.family)
+    families = [check_model(model) for model in (purchases, spend)]
+    check_data(summary, purchases, spend)
+    scale, streams, parts = measure(summary), np.random.SeedSequence(seed).spawn(2), []
+    for family, model, where, stream in zip(
+        families, (purchases, spend), (None, summary["frequency"] > 0), streams, strict=True
+    ):
+        rows = summary.fold(family.statistics, where) if model.fixed is None else None
+        parts.append(fit_family(family, rows, model, options, stream, scale, progress))
+    return Posterior(
+        purchases=parts[0], spend=parts[1], time_unit=summary.time_unit, currency=summary.currency
+    )
+
+
+def fit_family(
+    family: Family,
+    rows: Rows | None,
+    model: ModelConfig,
+    options: FitConfig,
+    seed: int | np.random.SeedSequence,
+    scale: Scale | None,
+    progress: Progress | None = None,
+) -> FamilyPosterior:
+    """Fit one family to distinct rows.
+
+    Parameters
+    ----------
+    rows
+        Columns ``family.statistics``; None where the parameters are fixed.
+    model
+        Its priors, or its parameters.
+    scale
+        The data's own scale, for default priors and the start; None where the parameters are fixed.
+
+    Returns
+    -------
+    FamilyPosterior
+        The same bits for the same seed, and for customers in any order.
+    """
+    if model.fixed is not None:
+        point = family.vector(fixed(family, model))
+        return _single(family, point, "fixed", maximum={}, diagnostics={}, priors={}, rows=0, customers=0)
+    if rows is None or scale is None:
+        raise ValueError(f"{family.name} cannot be fitted without rows and their scale")
+
+    from clvmodels.fit import importance, nuts
+    from clvmodels.fit.convergence import diagnose
+    from clvmodels.fit.maximum import climb, likelihood
+
+    def stage(name: str) -> Callable[[float], None]:
+        return lambda share: progress(f"{family.title}: {name}", share) if progress else None
+
+    stage("compiling")(0.0)
+    target, mode, evidence = _choose(family, rows, model, scale)
+    maximum, peak = likelihood(target, scale)
+    stage("maximum")(1.0)
+    diagnostics: dict[str, Any] = {"maximum_converged": peak.converged, **evidence}
+    common: dict[str, Any] = {
+        "maximum": maximum,
+        "diagnostics": diagnostics,
+        "priors": {name: dict(spec) for name, spec in target.priors.specs.items()},
+        "rows": len(rows.weight),
+        "customers": int(rows.weight.sum()),
+        "settings": dict(target.priors.constants),
+    }
+    if options.sampler == "map":
+        mode = climb(lambda point: target(point, 1.0, 0.0)[:2], mode.point)
+        return _single(family, target(mode.point)[2], "map", **common)
+    stream = seed if isinstance(seed, np.random.SeedSequence) else np.random.SeedSequence(seed)
+    if options.sampler == "nuts":
+        draws, diagnostics["divergences"] = nuts.sample(
+            target,
+            mode,
+            options.chains,
+            options.tune,
+            options.draws,
+            int(stream.generate_state(1)[0]),
+            stage("NUTS"),
+        )
+    else:
+        sample = importance.sample(
+            target.density,
+            mode.point,
+            mode.covariance,
+            options.draws,
+            np.random.default_rng(stream),
+            stage("importance sampling"),
+        )
+        draws = sample.draws[None]
+        diagnostics |= {"k_hat": sample.k_hat, "ess": sample.ess, "proposals": sample.proposals}
+    diagnostics |= diagnose(draws, family.parameter_names, independent=options.sampler == "importance")
+    return FamilyPosterior(
+        family=family.name, parameters=family.parameter_names, draws=draws, sampler=options.sampler, **common
+    )
+
+
+def _choose(
+    family: Family, rows: Rows, model: ModelConfig, scale: Scale
+) -> tuple[Target, Peak, dict[str, Any]]:
+    """The posterior and its mode, with constants that are ``auto`` at their best choice.
+
+    Returns
+    -------
+    target, mode, evidence
+        ``evidence`` holds the log marginal likelihood (Laplace) of every choice, where there was one.
+    """
+    from clvmodels.fit.graph import Target
+    from clvmodels.fit.maximum import climb
+
+    asked = constants(family, model)
+    choices = {p.name: p.choices for p in family.parameters if asked.get(p.name) == AUTO}
+    found = []
+    for values in itertools.product(*choices.values()):
+        given = cast("dict[str, float]", asked) | dict(zip(choices, values, strict=True))
+        target = Target.of(family, rows, resolve(family, model, scale, given))
+        found.append((target, climb(partial(_posterior, target), target.start(scale))))
+    target, mode = max(found, key=lambda pair: pair[1].log_integral)
+    evidence = [
+        {name: t.priors.constants[name] for name in choices} | {"log_evidence": peak.log_integral}
+        for t, peak in found
+    ]
+    return target, mode, {"choices": evidence} if choices else {}
+
+
+def _posterior(target: Target, point: np.ndarray) -> tuple[float, np.ndarray]:
+    return target(point)[:2]
+
+
+def _single(family: Family, point: np.ndarray, sampler: Sampler, **rest: Any) -> FamilyPosterior:
+    """One parameter vector: nothing to diagnose."""
+    for kind in ("ess_bulk", "ess_tail", "r_hat"):
+        rest["diagnostics"][kind] = dict.fromkeys(family.parameter_names)
+    return FamilyPosterior(
+        family=family.name,
+        parameters=family.parameter_names,
+        draws=point[None, None],
+        sampler=sampler,
+        **rest,
+    )

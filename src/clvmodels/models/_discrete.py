@@ -1,0 +1,111 @@
+"""What the families of a discrete clock share: moments of a beta, and the shape of a contract."""
+
+import math
+
+import numba
+import numpy as np
+from numba import float64
+
+from clvmodels.models.family import Histories
+
+_SHIFT = 10
+
+
+def _rising(log, log1p):
+    """``log Γ(a + b) - log Γ(b)`` in the arithmetic of the two functions given.
+
+    Stirling's series at b + 10, and the recurrence down to b: no difference of large logarithms,
+    so that the result is exact to float precision however large b is.
+    """
+
+    def stirling(z):
+        w = 1.0 / (z * z)
+        return (1 / 12 - w * (1 / 360 - w * (1 / 1260 - w * (1 / 1680 - w / 1188)))) / z
+
+    def log_rising(b, a):
+        z = b + _SHIFT
+        y = z + a
+        total = (y - 0.5) * log1p(a / z) + a * (log(z) - 1.0)
+        total += stirling(y) - stirling(z)
+        for i in range(_SHIFT):
+            total -= log1p(a / (b + i))
+        return total
+
+    return log_rising
+
+
+log_rising = numba.njit(float64(float64, float64), cache=True)(_rising(math.log, math.log1p))
+
+
+def log_rising_tensor(b, a):
+    """:func:`log_rising` of tensors."""
+    import pytensor.tensor as pt
+
+    return _rising(pt.log, pt.log1p)(b, a)
+
+
+@numba.njit(float64(float64, float64, float64), cache=True)
+def survival(a, b, k):
+    """``E[(1 - θ)^k] = B(a, b + k) / B(a, b)`` for ``θ ~ Beta(a, b)``."""
+    return math.exp(log_rising(b, a) - log_rising(b + k, a))
+
+
+@numba.njit(float64(float64), cache=True)
+def decay_of(theta):
+    """``-log(1 - θ)``, finite for a θ that has rounded to 1."""
+    return -math.log1p(-min(theta, 1.0 - 2.0**-53))
+
+
+def skipped(columns):
+    """Customers who missed an opportunity and bought again later, and the number of customers."""
+    return int((columns["frequency"] != columns["recency"]).sum()), len(columns["frequency"])
+
+
+def fractional(columns):
+    """Why the columns are not counts of opportunities, or None."""
+    for name in ("frequency", "recency", "T"):
+        odd = int((columns[name] != np.round(columns[name])).sum())
+        if odd:
+            return f"{odd:,} values of {name} are not whole numbers of opportunities"
+    if (more := int((columns["frequency"] > columns["recency"]).sum())) > 0:
+        return f"{more:,} customers have more purchases than opportunities up to the last (frequency > recency)"
+    return None
+
+
+def contract_objection(columns):
+    """Why these are not contracts: a contract ends with the first renewal that is missed."""
+    if reason := fractional(columns):
+        return f"{reason}; a contract is renewed or not at every whole period: a discrete clock counts them."
+    gaps, customers = skipped(columns)
+    if gaps:
+        return (
+            f"{gaps:,} of {customers:,} customers missed an opportunity and bought again later "
+            "(frequency < recency), but a contract ends with the first renewal that is missed: these are "
+            "repeat purchases, for a purchase family on a discrete clock."
+        )
+    return None
+
+
+def contract_histories(T, renews):
+    """Renewals played one after the other.
+
+    Parameters
+    ----------
+    T
+        Renewal opportunities of each customer.
+    renews
+        ``(customers, t) -> bool``: who of these renews at opportunity t.
+    """
+    lifetime = np.full(len(T), np.inf)
+    customers, times = [np.zeros(0, int)], [np.zeros(0)]
+    active, t = np.arange(len(T)), 0.0
+    while len(active := active[T[active] >= t + 1.0]):
+        t += 1.0
+        stays = renews(active, t)
+        lifetime[active[~stays]] = t
+        active = active[stays]
+        customers.append(active)
+        times.append(np.full(len(active), t))
+    customer, time = np.concatenate(customers), np.concatenate(times)
+    order = np.lexsort((time, customer))
+    return Histories(customer=customer[order], time=time[order], lifetime=lifetime)

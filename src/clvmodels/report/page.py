@@ -1,0 +1,207 @@
+"""The report as one HTML page: inline style and figures, no script, no network.
+
+Every number on the page stands in an element whose ``data-key`` names its place in
+``summary.json``. Text that comes from data is escaped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from clvmodels.report import tables
+from clvmodels.report.text import NONE, SPACE, fill, long_date, lookup, show
+
+SEGMENTS_SHOWN = 12
+RANKS_SHOWN = 3
+
+_TITLES = {
+    "frequency_histogram": "Purchases per customer",
+    "zero_class": "Customers without a repeat purchase",
+    "tracking_band": "Weeks inside the band",
+    "tracking_error": "Weekly error",
+    "spend_mean": "Mean spend",
+    "spend_median": "Median spend",
+    "spend_frequency_correlation": "Spend and frequency unrelated",
+    "holdout_orders": "Holdout: purchases",
+    "holdout_spend": "Holdout: spend",
+}
+_MARKS = {True: ("✓", "passed"), False: ("✕", "failed"), None: (NONE, "no verdict")}
+_CONCENTRATION = {
+    "gini": ("Gini coefficient", "0: all customers equal; 1: one customer holds everything"),
+    "top_decile": ("Share of the top tenth", "the tenth that is most valuable at this level, sorted anew in "
+                   "every draw"),
+    "fixed_top_decile": ("Share of a fixed top tenth", "the tenth with the highest expected value: the one "
+                         "that can be addressed"),
+}  # fmt: skip
+
+
+def html(table: Mapping[str, Any], figures: Mapping[str, tuple[str, str]]) -> str:
+    """The page.
+
+    Parameters
+    ----------
+    table
+        As made by :func:`clvmodels.report.tables.build`, or read from ``summary.json``.
+    figures
+        Name → (SVG element, caption).
+    """
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup, escape
+
+    def number(key: str, style: str | None = None) -> Markup:
+        return Markup('<span data-key="{}">{}</span>').format(key, show(table, key, style))
+
+    def span(key: str, style: str | None = None) -> Markup:
+        """An interval as ``low to high``, each with its own key."""
+        if lookup(table, key) is None:
+            return Markup('<span data-key="{}">{}</span>').format(key, NONE)
+        ends = (number(f"{key}.{end}", style) for end in (0, 1))
+        return Markup('<span class="span">{} <i>to</i> {}</span>').format(*ends)
+
+    def sentence(template: str) -> Markup:
+        return Markup(fill(str(escape(template)), table, number))  # numbers are escaped by number()
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("report.html.j2").render(
+        t=table,
+        n=number,
+        lookup=lambda key: lookup(table, key),
+        has=lambda key: lookup(table, key) is not None,
+        data_checks=[check["name"] for check in _data_checks(table)],
+        draw_checks=[check["name"] for check in table["checks"] if check not in _data_checks(table)],
+        span=span,
+        say=sentence,
+        figures={name: (Markup(svg), caption) for name, (svg, caption) in figures.items()},
+        levels=list(table["levels"]),
+        base=next(iter(table["levels"])),
+        rank_level=list(table["levels"])[min(1, len(table["levels"]) - 1)],
+        point=table["equity"]["existing"][next(iter(table["levels"]))]["sd"] is None,
+        unconverged=table["diagnostics"]["converged"] is False,
+        sentences=tables.sentences(table),
+        disclosures=tables.disclosures(table),
+        confidence=confidence(table),
+        concentration=_CONCENTRATION,
+        ledger=_ledger(table),
+        titles=_TITLES,
+        marks=_MARKS,
+        long_date=long_date,
+        segments_shown=SEGMENTS_SHOWN,
+        ranks_shown=RANKS_SHOWN,
+        NONE=NONE,
+    )
+
+
+def confidence(table: Mapping[str, Any]) -> list[tuple[bool | None, str, str]]:
+    """The confidence box: verdict, title, and text with keys of numbers in braces."""
+    rows = [_convergence(table)]
+    beyond = (
+        f"{{beyond_window.mean}} of the value lies further ahead than the {table['beyond_window']['window']} "
+        "that the data span; no data have tested that part."
+    )
+    rows.append((None, "Beyond the data", beyond))
+    rows.append(_holdout(table))
+    checks = [
+        c for c in _data_checks(table) if c["passed"] is not None and not c["name"].startswith("holdout")
+    ]
+    if checks:
+        failed = [_TITLES.get(c["name"], c["name"]).lower() for c in checks if not c["passed"]]
+        text = f"{len(checks) - len(failed)} of {len(checks)} passed" + (
+            f"; not passed: {', '.join(failed)}." if failed else "."
+        )
+        rows.append((not failed, "Model against data", text))
+    rows.append(
+        (
+            None,
+            "In no interval",
+            ", ".join(table["assumptions"]["excluded_from_intervals"]).capitalize() + ".",
+        )
+    )
+    return rows
+
+
+def _data_checks(table: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Checks of the model against data; the others are about the draws."""
+    return [check for check in table["checks"] if check["figure"] or check["name"] in _TITLES]
+
+
+def _convergence(table: Mapping[str, Any]) -> tuple[bool | None, str, str]:
+    found = table["diagnostics"]
+    samplers = sorted(set(found["sampler"].values()))
+    if found["converged"] is None or all(name in ("map", "fixed") for name in samplers):
+        return None, "Uncertainty", (
+            "One parameter vector (level point): quick, but without any statement of how sure it is."
+        )  # fmt: skip
+    parts = [f"sampler {' and '.join(samplers)}, {{diagnostics.draws.value}} draws"]
+    if found["k_hat"] is not None:
+        parts.append("k-hat {diagnostics.k_hat:fixed} (at most 0.7)")
+    if found["r_hat"] is not None:
+        parts.append("largest R-hat {diagnostics.r_hat} (at most 1.01)")
+    smallest = next((key for key in ("ess", "ess_bulk") if found[key] is not None), None)
+    if smallest:
+        parts.append(f"at least {{diagnostics.{smallest}:count}} effective draws (400 needed)")
+    if found["divergences"]:
+        parts.append("{diagnostics.divergences} divergences (none allowed)")
+    word = "The draws have converged" if found["converged"] else "The draws have NOT converged"
+    return bool(found["converged"]), "Convergence", f"{word}: {'; '.join(parts)}."
+
+
+def _holdout(table: Mapping[str, Any]) -> tuple[bool | None, str, str]:
+    """What happened after the end of observation, in plain words."""
+    if not table["validation"]:
+        return (
+            None,
+            "Holdout",
+            "No later purchases were held back, so no forecast of this model has been tested.",
+        )
+    orders, spend = table["validation"]["holdout_orders"], table["validation"]["holdout_spend"]
+    text = (
+        f"Over the {orders['window']} that followed, customers made {{validation.holdout_orders.actual}} "
+        "repeat purchases ({validation.holdout_orders.mean} expected"
+        + _ninety(orders, "holdout_orders")
+        + f") and spent {{currency}}{SPACE}{{validation.holdout_spend.actual}} "
+        "({validation.holdout_spend.mean} expected" + _ninety(spend, "holdout_spend") + ")."
+    )
+    if orders["inside_90"] is None:
+        return None, "Holdout", text
+    inside = [orders["inside_90"], spend["inside_90"]]
+    if all(inside):
+        return True, "Holdout", f"Both inside. {text}"
+    which = "Both forecasts missed" if not any(inside) else (
+        "The forecast of spend missed" if orders["inside_90"] else "The forecast of purchases missed"
+    )  # fmt: skip
+    return False, "Holdout", (
+        f"{which}: the truth lies outside the 90{SPACE}% interval. {text} "
+        "Read every interval here as too narrow."
+    )  # fmt: skip
+
+
+def _ninety(block: Mapping[str, Any], name: str) -> str:
+    if block["interval_90"] is None:
+        return ""
+    key = f"validation.{name}.interval_90"
+    return f", 90{SPACE}% {block['level']} {{{key}.0}} to {{{key}.1}}"
+
+
+def _ledger(table: Mapping[str, Any]) -> dict[str, Any]:
+    """Lines of the data ledger in three groups: (key, label, style), and its notes."""
+    from clvmodels.data.ledger import KEYS
+
+    style = {"text": "text", "date": "text", "count": "count", "money": "fixed"}
+    scalars = [key for key, value in table["data"].items() if not isinstance(value, Mapping | list)]
+    lines = [(key, *KEYS.get(key, (key.replace("_", " ").capitalize(), ""))) for key in scalars]
+    groups: dict[str, list[tuple[str, str, str | None]]] = {"Log": [], "Spend": [], "Rows and customers": []}
+    for key, label, kind in lines:
+        group = {"count": "Rows and customers", "money": "Spend"}.get(kind, "Log")
+        groups[group].append((f"data.{key}", label, style.get(kind)))
+    return {
+        "groups": {name: group for name, group in groups.items() if group},
+        "notes": table["data"].get("notes", []),
+    }

@@ -1,0 +1,269 @@
+"""Samplers where the posterior is known in closed form, and where it is out of their reach."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from clvmodels.artifacts import FamilyPosterior, Posterior, Rows
+from clvmodels.config import FitConfig, ModelConfig
+from clvmodels.fit import fit_family, gate
+from clvmodels.fit.convergence import _ess_of_mean
+from clvmodels.fit.graph import Target
+from clvmodels.fit.importance import _effective, resample, sample, smooth
+from clvmodels.fit.priors import resolve
+from clvmodels.models import registry
+from clvmodels.models.family import Coordinate, Family, Parameter, Scale
+
+SCALE = Scale(time=1.0, rate=1.0, spend=1.0)
+SHAPE, RATE = 2.0, 1.5  # of the gamma prior
+N = 60
+
+
+def toy(parameters, log_likelihood, priors, statistics=("x",)) -> Family:
+    """A family whose coordinates are its free parameters."""
+    free = [p for p in parameters if p.constant is None]
+    return Family(
+        name="toy",
+        title="Toy",
+        role="spend",
+        parameters=tuple(parameters),
+        coordinates=tuple(Coordinate(name=p.name, domain=p.domain, unit="1", meaning="") for p in free),
+        from_coordinates=lambda c: {p.name: c[p.name] for p in free},
+        to_coordinates=lambda theta: {p.name: theta[p.name] for p in free},
+        priors=lambda scale: priors,
+        statistics=statistics,
+        log_likelihood=log_likelihood,
+        references=(),
+        typical=(),
+    )
+
+
+def parameter(name, domain="positive", **more) -> Parameter:
+    return Parameter(name=name, domain=domain, unit="1", meaning="", **more)
+
+
+def gamma_log_likelihood(theta, rows):
+    import pytensor.tensor as pt
+
+    k, x = theta["k"], rows["x"]
+    return k * pt.log(theta["rate"]) - pt.gammaln(k) + (k - 1) * pt.log(x) - theta["rate"] * x
+
+
+def bernoulli_log_likelihood(theta, rows):
+    import pytensor.tensor as pt
+
+    return rows["x"] * pt.log(theta["p"]) + (1 - rows["x"]) * pt.log1p(-theta["p"])
+
+
+GAMMA = toy(
+    [parameter("rate"), parameter("k", constant=1.0, choices=(1.0, 2.0, 6.0))],
+    gamma_log_likelihood,
+    {"rate": {"dist": "Gamma", "alpha": SHAPE, "beta": RATE}},
+)
+BERNOULLI = toy(
+    [parameter("p", "unit")], bernoulli_log_likelihood, {"p": {"dist": "Beta", "alpha": 1.0, "beta": 1.0}}
+)
+
+
+def rows_of(x: np.ndarray) -> Rows:
+    values, index, count = np.unique(x, return_inverse=True, return_counts=True)
+    return Rows(names=("x",), stats=values[:, None], weight=count.astype(float), index=index)
+
+
+@pytest.fixture(scope="module")
+def waits() -> np.ndarray:
+    return np.random.default_rng(8).gamma(2.0, 0.5, N)
+
+
+def run(family, x, priors=None, settings=None, **options) -> FamilyPosterior:
+    model = ModelConfig(family="toy", priors=priors or {}, settings=settings or {})
+    return fit_family(family, rows_of(x), model, FitConfig(**options), 4, SCALE)
+
+
+@pytest.mark.parametrize("sampler", ["importance", "nuts"])
+def test_conjugate_posterior_on_the_positive_line(waits, sampler):
+    posterior = run(GAMMA, waits, settings={"k": 2}, sampler=sampler)
+    exact = stats.gamma(SHAPE + 2 * N, scale=1 / (RATE + waits.sum()))
+    # Every other draw, so that NUTS's are independent enough for a test at 1 in 10,000.
+    assert stats.kstest(posterior.flat[::2, 0], exact.cdf).pvalue > 1e-4
+    assert set(posterior.flat[:, 1]) == {2.0}
+    assert posterior.settings == {"k": 2}
+    assert posterior.diagnostics["ess_bulk"]["k"] is None
+    maximum = 2 * N / waits.sum()
+    assert posterior.maximum["rate"] == pytest.approx(maximum, rel=1e-8)
+    exact_value = stats.gamma(2, scale=1 / maximum).logpdf(waits).sum()
+    assert posterior.maximum["log_likelihood"] == pytest.approx(exact_value, rel=1e-12)
+
+
+@pytest.mark.parametrize("priors", [{}, "flat"])
+def test_conjugate_posterior_on_the_unit_interval(priors):
+    x = (np.arange(N) < 3).astype(float)
+    posterior = run(BERNOULLI, x, priors)
+    assert stats.kstest(posterior.flat[:, 0], stats.beta(4, N - 2).cdf).pvalue > 1e-4
+
+
+def test_map_is_the_mode_without_jacobian(waits):
+    posterior = run(GAMMA, waits, sampler="map")
+    assert posterior.flat[0, 0] == pytest.approx((SHAPE + N - 1) / (RATE + waits.sum()), rel=1e-8)
+
+
+def test_maximum_may_lie_where_the_prior_is_zero(waits):
+    posterior = run(GAMMA, waits, {"rate": {"dist": "Uniform", "lower": 0.1, "upper": 0.5}})
+    assert posterior.maximum["rate"] == pytest.approx(1 / waits.mean(), rel=1e-8)
+    assert posterior.diagnostics["maximum_converged"]
+    rate = posterior.flat[:, 0]
+    assert 0.1 < rate.min() < rate.max() < 0.5
+
+
+def test_maximum_at_the_edge_is_reported_as_such():
+    posterior = run(BERNOULLI, np.zeros(N))
+    assert not posterior.diagnostics["maximum_converged"]
+    # BFGS stops at a gradient of 1e-7 of the value at the start, 28.
+    assert posterior.maximum["log_likelihood"] == pytest.approx(0, abs=1e-5)
+    assert stats.kstest(posterior.flat[:, 0], stats.beta(1, N + 1).cdf).pvalue > 1e-4
+
+
+def test_auto_constant_has_the_highest_marginal_likelihood(waits):
+    posterior = run(GAMMA, waits, settings={"k": "auto"}, draws=200)
+    assert posterior.settings == {"k": 2}
+    for choice in posterior.diagnostics["choices"]:
+        k, total = choice["k"], waits.sum()
+        shape = SHAPE + N * k
+        exact = (
+            (k - 1) * np.log(waits).sum()
+            - N * math.lgamma(k)
+            + SHAPE * math.log(RATE)
+            - math.lgamma(SHAPE)
+            + math.lgamma(shape)
+            - shape * math.log(RATE + total)
+        )
+        # Laplace's method on the logarithm of a gamma variate is Stirling's formula: 1/(12 shape) low.
+        assert exact - choice["log_evidence"] == pytest.approx(1 / (12 * shape), rel=0.01)
+
+
+def funnel(theta, rows):
+    """Neal's funnel, as if it were a likelihood: exp(v/2) is the scale of five more parameters."""
+    import pytensor.tensor as pt
+
+    inside = sum(theta[f"y{i}"] ** 2 for i in range(5))
+    return rows["x"] * (-0.5 * inside * pt.exp(-theta["v"]) - 2.5 * theta["v"])
+
+
+def test_gate_fails_where_importance_sampling_cannot_reach():
+    priors = {"v": {"dist": "Normal", "mu": 0.0, "sigma": 3.0}} | {
+        f"y{i}": {"dist": "Flat"} for i in range(5)
+    }
+    family = toy([parameter(name, "real") for name in priors], funnel, priors)
+    posterior = run(family, np.ones(1))
+    spend = fit_family(
+        registry.get("gamma_gamma"),
+        None,
+        ModelConfig(family="gamma_gamma", fixed={"p": 6.0, "q": 4.0, "gamma": 15.0}),
+        FitConfig(),
+        0,
+        None,
+    )
+    checks = gate(Posterior(purchases=posterior, spend=spend, time_unit="week", currency="USD"))
+    failed = [check for check in checks if check.passed is False]
+    assert "purchases: k-hat" in [check.name for check in failed]
+    assert failed[0].value > 0.7
+    assert "fit.sampler: nuts" in failed[0].sentence
+
+
+def normal(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return -0.5 * (points**2).sum(1), points
+
+
+@pytest.mark.parametrize("width", [1.0, 0.3, 4.0])
+def test_sampler_recovers_from_a_wrong_start(width):
+    found = sample(normal, np.full(3, 0.5), width**2 * np.eye(3), 2000, np.random.default_rng(6))
+    assert found.k_hat < 0.5
+    assert found.ess > 1600
+    for column in found.draws.T:
+        assert stats.kstest(column, "norm").pvalue > 1e-4
+
+
+def test_effective_size_of_copies_is_the_variance_of_the_mean():
+    # 400 samples of 100 draws out of too few proposals with unequal weights: the variance of their means
+    # is known to sqrt(2/400) = 7 %, hence 28 % at four standard errors.
+    rng, means, errors, sizes = np.random.default_rng(7), [], [], []
+    for _ in range(400):
+        proposals = 3 * rng.standard_normal(120)
+        log_weight = stats.norm.logpdf(proposals) - stats.norm(0, 3).logpdf(proposals)
+        weight = np.exp(log_weight) / np.exp(log_weight).sum()
+        chosen = resample(weight, 100, rng.random())
+        copies = np.bincount(chosen, minlength=120)
+        assert (np.abs(copies - 100 * weight) < 1).all()
+        sizes.append((100**2 / (copies**2).sum(), _effective(weight, 100)))
+        means.append(proposals[chosen].mean())
+        errors.append(proposals[chosen].var() / _ess_of_mean(proposals[chosen], (chosen,)))
+    assert np.mean(errors) == pytest.approx(np.var(means), rel=0.28)
+    exact, expected = np.mean(sizes, axis=0)
+    assert exact < 80  # far from 100, or nothing was tested
+    assert exact == pytest.approx(expected, rel=0.02)
+
+
+def test_smoothing_knows_a_tail_that_is_too_heavy():
+    # Weights of a proposal with tail index 2 for a target with 1: Pareto with k = 1/(2 - 1) = 1.
+    u = np.random.default_rng(9).random(4000)
+    weight, k_hat = smooth(-np.log(u))
+    assert weight.sum() == pytest.approx(1)
+    assert k_hat == pytest.approx(1, abs=4 * 2 / math.sqrt(3 * math.sqrt(4000)))  # (1+k)/sqrt(tail), 4 errors
+
+
+@pytest.mark.parametrize("name", ["bg_nbd", "gamma_gamma"])
+@pytest.mark.parametrize("priors", [{}, "flat"])
+def test_density_is_the_family_s_and_its_gradient_the_slope(name, priors):
+    family = registry.get(name)
+    rng, T = np.random.default_rng(2), np.repeat([10.0, 20.0, 30.0], 40)
+    if family.role == "spend":
+        frequency = rng.integers(1, 9, 120).astype(float)
+        baskets = family.simulate(family.typical[0], frequency, rng)
+        columns = {"frequency": frequency, "monetary_value": baskets.monetary_value}
+    else:
+        columns = family.simulate(family.typical[0], T, rng).statistics(T)
+    table = np.column_stack([columns[column] for column in family.statistics])
+    rows = Rows(
+        names=family.statistics, stats=table, weight=rng.integers(1, 4, 120) * 1.0, index=np.arange(120)
+    )
+    scale = Scale(time=20.0, rate=0.05, spend=30.0)
+    target = Target.of(family, rows, resolve(family, ModelConfig(family=name, priors=priors), scale, {}))
+    start = target.start(scale)
+    value, _, native = target(start, 0.0, 0.0)
+    theta = dict(zip(family.parameter_names, native, strict=True))
+    per_row = family.log_likelihood(theta, {column: rows[column] for column in rows.names}).eval()
+    assert value == pytest.approx(rows.weight @ per_row, rel=1e-12)
+    batch, parameters = target.density(np.array([start, start + 0.1]))
+    assert batch[0] == pytest.approx(target(start)[0], rel=1e-14)
+    np.testing.assert_allclose(parameters[0], native)
+    for weights in ((1.0, 1.0), (1.0, 0.0), (0.0, 0.0)):
+        gradient = target(start, *weights)[1]
+        h = 1e-5
+        slope = [
+            (target(start + step, *weights)[0] - target(start - step, *weights)[0]) / (2 * h)
+            for step in h * np.eye(len(start))
+        ]
+        # Central differences: h² of curvature plus rounding of the value over h.
+        np.testing.assert_allclose(gradient, slope, rtol=1e-6, atol=1e-15 * abs(value) / h * 10)
+
+
+def test_the_pymc_model_has_the_same_density():
+    family = registry.get("gamma_gamma")
+    rows = Rows(
+        names=family.statistics,
+        stats=np.array([[1.0, 20.0], [3.0, 35.0]]),
+        weight=np.array([2.0, 1.0]),
+        index=np.arange(2),
+    )
+    scale = Scale(time=20.0, rate=0.05, spend=30.0)
+    target = Target.of(family, rows, resolve(family, ModelConfig(family="gamma_gamma"), scale, {}))
+    point = target.start(scale) + 0.2
+    values = {variable.name: part for variable, part in zip(target.model.value_vars, point, strict=True)}
+    for weights, jacobian in (((1.0, 1.0), True), ((1.0, 0.0), False)):
+        assert target(point, *weights)[0] == pytest.approx(
+            float(target.model.compile_logp(jacobian=jacobian)(values)), rel=1e-12
+        )
