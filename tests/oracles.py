@@ -5,13 +5,15 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Mapping
-from functools import cache, cached_property
+from functools import cached_property
 
 import mpmath as mp
+import numba
 import numpy as np
+from numba import float64, types
 
 from clvmodels.models import registry
-from clvmodels.models.family import Family, Histories, PurchaseFamily, SpendFamily, Theta
+from clvmodels.models.family import SIGNATURES, Baskets, Family, Histories, PurchaseFamily, SpendFamily, Theta
 from clvmodels.numerics.discounting import Flow
 from clvmodels.value import residual
 
@@ -38,53 +40,75 @@ def assert_mean_zero(sample: np.ndarray, what: str = "") -> None:
 
 
 class Density:
-    """``log_likelihood`` of a family and its score per row, as compiled functions.
+    """``log_likelihood`` of a family per row, its gradient by PyTensor and by differences.
 
-    The score is the gradient over the parameters that are estimated, shape (row, parameter).
+    Gradients are over the parameters that are estimated; the others keep the values of ``theta``.
     """
 
-    def __init__(self, family: Family) -> None:
+    def __init__(self, family: Family, constants: Mapping[str, float]) -> None:
         import pytensor
         import pytensor.tensor as pt
         from pytensor.compile.mode import Mode
 
         self.family = family
-        self.free = tuple(name for name in family.parameter_names if name not in family.constants)
-        theta = {name: pt.dvector(name) for name in family.parameter_names}
+        self.free = tuple(name for name in family.parameter_names if name not in constants)
+        theta = {name: pt.dscalar(name) for name in self.free}
         stats = {name: pt.dvector(name) for name in family.statistics}
-        value = family.log_likelihood(theta, stats)
-        score = pt.grad(value.sum(), [theta[name] for name in self.free])
-        # NumPy under the graph's usual rewrites: compiles in a second.
+        weight = pt.dvector("weight")
+        value = family.log_likelihood(theta | dict(constants), stats)
+        gradient = pt.grad((weight * value).sum(), list(theta.values()))
+        # NumPy under the usual rewrites of the graph: compiles quickly.
         mode = Mode(linker="py", optimizer="fast_run").excluding("fusion", "inplace", "BlasOpt")
-        inputs = [*theta.values(), *stats.values()]
-        self._function = pytensor.function(inputs, [value, *score], mode=mode, on_unused_input="ignore")
+        inputs, keywords = [*theta.values(), *stats.values()], {"mode": mode, "on_unused_input": "ignore"}
+        self._value = pytensor.function(inputs, value, **keywords)
+        self._gradient = pytensor.function([*inputs, weight], gradient, **keywords)
 
-    def _evaluate(self, theta: np.ndarray, columns: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+    def _inputs(self, theta: np.ndarray, columns: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        point = dict(zip(self.family.parameter_names, theta, strict=True))
         rows = [np.asarray(columns[name], float) for name in self.family.statistics]
-        with np.errstate(all="ignore"):  # the branch not taken may overflow; what is taken is asserted
-            return self._function(*(np.full(len(rows[0]), v) for v in theta), *rows)
+        return [*(np.array(point[name]) for name in self.free), *rows]
 
     def __call__(self, theta: np.ndarray, columns: Mapping[str, np.ndarray]) -> np.ndarray:
-        return self._evaluate(theta, columns)[0]
+        """Shape (row,). The branch that is not taken may overflow; what is taken is tested."""
+        with np.errstate(all="ignore"):
+            return self._value(*self._inputs(theta, columns))
+
+    def gradient(
+        self, theta: np.ndarray, columns: Mapping[str, np.ndarray], weight: np.ndarray
+    ) -> np.ndarray:
+        """PyTensor's gradient of the weighted sum, shape (estimated parameter,)."""
+        with np.errstate(all="ignore"):
+            return np.array(self._gradient(*self._inputs(theta, columns), weight))
 
     def score(self, theta: np.ndarray, columns: Mapping[str, np.ndarray]) -> np.ndarray:
-        return np.column_stack(self._evaluate(theta, columns)[1:])
+        """Gradient per row by five-point differences, shape (row, estimated parameter).
 
-    def steps(self, theta: np.ndarray, relative: float) -> list[tuple[np.ndarray, np.ndarray, float]]:
-        """(below, above, distance) for a central difference in every estimated parameter."""
+        With steps of 1e-3 of the parameter the truncation is of order 1e-12 and the rounding
+        1e-13 of the log-likelihood in units of the parameter.
+        """
         out = []
         for name in self.free:
             j = self.family.parameter_names.index(name)
-            step = relative * max(abs(theta[j]), 1e-3)
-            low, high = theta.copy(), theta.copy()
-            low[j], high[j] = theta[j] - step, theta[j] + step
-            out.append((low, high, high[j] - low[j]))
-        return out
+            step = 1e-3 * max(abs(theta[j]), 1e-2)
+            values = []
+            for k in (-2, -1, 1, 2):
+                point = theta.copy()
+                point[j] += k * step
+                values.append(self(point, columns))
+            out.append((values[0] - 8 * values[1] + 8 * values[2] - values[3]) / (12 * step))
+        return np.column_stack(out)
 
 
-@cache
-def density(family: Family) -> Density:
-    return Density(family)
+_densities: dict[tuple, Density] = {}
+
+
+def density(family: Family, theta: Theta) -> Density:
+    """The family's density, with its constants at those of the point; compiled once."""
+    constants = {name: float(theta[name]) for name in family.constants}
+    key = (family.name, *constants.values())
+    if key not in _densities:
+        _densities[key] = Density(family, constants)
+    return _densities[key]
 
 
 def in_domain(value: np.ndarray | float, domain: str) -> bool:
@@ -116,7 +140,9 @@ def corners(family: Family, theta: Theta) -> list[np.ndarray]:
         else:
             for value in (base[j] - 3, base[j] + 3):
                 put(**{f"_{j}": value})
-    plain = [j for j in free if family.parameters[j].unit == "1" and family.parameters[j].domain == "positive"]
+    plain = [
+        j for j in free if family.parameters[j].unit == "1" and family.parameters[j].domain == "positive"
+    ]
     for i, j in itertools.combinations(plain, 2):
         put(**{f"_{i}": 0.4, f"_{j}": 0.6})
         put(**{f"_{i}": 0.4, f"_{j}": 0.6 + 1e-10})
@@ -269,6 +295,20 @@ def from_predictions(case: PurchaseCase, times: list[float], T: float) -> float:
 
 # ---------------------------------------------------------------- spend
 
+_vector = types.Array(float64, 1, "C")
+_LATENT = types.FunctionType(SIGNATURES["latent"])
+_BASKET = types.FunctionType(SIGNATURES["basket"])
+_generator = numba.typeof(np.random.default_rng(0))
+
+
+@numba.njit(types.void(_LATENT, _BASKET, _vector, _vector, _generator, _vector, types.Array(float64, 2, "C")))
+def spend_draws(latent, basket, theta, row, rng, latents, out):
+    """``out[draw] = (mean, basket)`` of one customer; ``latents`` is room to work in."""
+    for d in range(len(out)):
+        latent(theta, row, rng, latents)
+        out[d, 0] = latents[0]
+        out[d, 1] = basket(latents, rng)
+
 
 class SpendCase:
     """A spend family at one parameter point, with customers simulated from it."""
@@ -303,13 +343,18 @@ class SpendCase:
 
     def observed(self, baskets: np.ndarray) -> dict[str, np.ndarray]:
         """Statistics of customers with equally many baskets, shape (customer, basket)."""
-        from clvmodels.models.family import Baskets
-
         n, x = baskets.shape
         customer = np.repeat(np.arange(n), x)
         return Baskets(mean=np.ones(n), customer=customer, amount=baskets.ravel()).statistics(
             self.family.extra_statistics
         )
+
+    def draws(self, row: np.ndarray, count: int, seed: int) -> np.ndarray:
+        """Latent mean and one basket of a customer with this history, shape (draw, 2)."""
+        out, latents = np.empty((count, 2)), np.zeros(len(self.family.latents))
+        rng = np.random.default_rng(seed)
+        spend_draws(self.family.latent, self.family.basket, self.vector, row, rng, latents, out)
+        return out
 
     @property
     def by_mean(self) -> bool:

@@ -216,6 +216,24 @@ def test_without_holdout_nothing_is_said_of_one(summary):
     assert arrays.sizes["week"] == DAYS // 7
 
 
+def test_a_window_shorter_than_a_week_is_one_week(summary):
+    start = END - dt.timedelta(days=3)
+    columns = {
+        **summary.columns,
+        "T": np.full(len(summary), 3 / 7),
+        "recency": np.where(summary["frequency"] > 0, 2 / 7, 0.0),
+    }
+    short = replace(
+        summary,
+        columns=columns,
+        first_day=np.full(len(summary), np.datetime64(start)),
+        observation_start=start,
+        holdout=0.0,
+    )
+    _, arrays = predictive_checks(short, posterior(), seed=3)
+    assert arrays.sizes["week"] == 1
+
+
 def test_later_customers_leave_the_weeks_after_the_window_unobserved(summary):
     """A calendar that counts more than the summary's customers is not compared with them."""
     orders = summary.calendar.repeat_orders.copy()

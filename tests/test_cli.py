@@ -223,8 +223,18 @@ def test_fit_report_and_reading_back(shop, command):
     assert (status, json.loads(out), err) == (0, {"report": "copy.html"}, "")
     assert (folder / "report.html").read_bytes() == (shop / "copy.html").read_bytes() == page
     refused(command("report", "runs/shop", "--out", "copy.html"), "copy.html exists")
-    refused(command("report", "runs/shop", "--set", "report.title=x"), "fitted")
+    refused(command("report", "runs/shop", "--set", "value.margin=0.6"), "--out")
+    refused(command("report", "runs/shop", "--out", "b", "--set", "fit.draws=500"), "give it to 'fit'")
     refused(command("report", "shop.csv"), "shop.csv")
+
+    status, out, err = command("report", "runs/shop", "--out", "runs/double", "--set", "value.margin=0.6")
+    assert (status, out, err) == (0, "report: runs/double/report.html\n", "")
+    double = json.loads((shop / "runs" / "double" / "summary.json").read_text())
+    # Ten significant digits are written.
+    assert double["equity"]["existing"]["point"]["mean"] == pytest.approx(
+        2 * document["equity"]["existing"]["point"]["mean"], rel=1e-9
+    )
+    assert command("check", "runs/double/config.yaml", "--quiet") == (0, "", "")
 
     code = (
         "import sys, clvmodels as clv\n"

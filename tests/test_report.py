@@ -667,6 +667,69 @@ def test_histories_agree_with_the_valuation(made):
     np.testing.assert_allclose(oldest["value_mean"], zero["value"]["mean"], rtol=1e-8)
 
 
+def test_chains_and_a_family_with_fixed_parameters(made):
+    """Four chains of NUTS for purchases beside one given vector for spend."""
+    purchases = made.posterior.purchases
+    sizes = dict.fromkeys(purchases.parameters, 900.0)
+    chains = replace(
+        purchases,
+        draws=purchases.draws.reshape(4, 50, -1),
+        sampler="nuts",
+        diagnostics={
+            "ess_bulk": sizes,
+            "ess_tail": sizes,
+            "r_hat": dict.fromkeys(sizes, 1.003),
+            "divergences": 0,
+        },
+    )
+    fixed = replace(
+        made.posterior.spend,
+        draws=make_posterior(1).spend.draws,
+        sampler="fixed",
+        maximum={},
+        diagnostics={},
+        priors={},
+    )
+    mixed = replace(made.posterior, purchases=chains, spend=fixed)
+    found, arrays = predictive_checks(made.summary, mixed, 1)
+    table = tables.build(
+        made.summary,
+        mixed,
+        made.assumptions,
+        made.equity,
+        found,
+        made.config,
+        {},
+        {"converged": True},
+        arrays,
+    )
+    assert table["diagnostics"]["r_hat"] == 1.003
+    assert table["posterior"]["gamma_gamma"]["p"]["sd"] is None
+    drawn = figures.draw_all(made.summary, mixed, made.equity, table, arrays)
+    assert len(drawn["draws"][0].axes) == 2 * len(purchases.parameters)
+    shown = Page(page.html(table, {name: (figures.svg(f), caption) for name, (f, caption) in drawn.items()}))
+    assert "largest R-hat 1.003" in shown.text
+    assert "parameters fixed, not estimated" in shown.text
+
+
+def test_labels_that_no_font_or_file_expects(made):
+    labels = ("会员\n渠道", "nul\x00 and bell\x07", "x" * 300)
+    segment = replace(made.summary.segments["channel"], labels=labels)
+    summary = replace(made.summary, segments={"channel": segment})
+    result = equity.build(value.Valuation(summary, made.posterior, made.assumptions, 1))
+    table = tables.build(
+        summary, made.posterior, made.assumptions, result, (), made.config, {}, {"converged": True}
+    )
+    drawing = figures.svg(figures.segment_shares(table, "channel"))
+    assert "会员 渠道" in drawing
+    assert not re.search(r"[\x00-\x08]", drawing)
+    assert "x" * 100 not in drawing
+
+
+def test_notebook_shows_a_figure(made):
+    assert figures.equity_density(made.equity)._repr_png_().startswith(b"\x89PNG")
+
+
 # --- text ----------------------------------------------------------------------------------------
 
 

@@ -417,6 +417,11 @@ class Check:
     figure: str | None = None
 
 
+def storable(column: str) -> str:
+    """A column's name as netCDF can keep it: the slash divides groups there."""
+    return column.replace("/", "\u2215")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Equity:
     """Customer equity of a fixed set of customers, draw by draw.
@@ -427,6 +432,8 @@ class Equity:
     variable                        dims                       unit
     ==============================  =========================  ===============================
     ``total``                       level, draw                currency
+    ``never_again``                 level, draw                currency (customers without a
+                                                               repeat purchase)
     ``bands``                       draw, band                 currency (level expected)
     ``alive``                       draw                       customers (sum of P(alive))
     ``orders``                      level, draw, horizon       orders (undiscounted)
@@ -438,8 +445,8 @@ class Equity:
                                                                with the highest posterior mean
     ``lorenz``                      level, quantile, share_of  share of equity held by the best
                                                                share of customers (5, 50, 95 %)
-    ``segment:<column>``            level, draw, <column>      currency
-    ``customers:<column>``          <column>                   customers
+    ``segment:<column>``            level, draw, by:<column>   currency
+    ``customers:<column>``          by:<column>                customers
     ==============================  =========================  ===============================
 
     ``customers`` is a pyarrow Table, one row per customer: the summary columns, ``p_alive``,
@@ -464,6 +471,14 @@ class Equity:
         """Draws of the total, shape (draw,)."""
         return self.data["total"].sel(level=level).values
 
+    def segment(self, column: str) -> Any:
+        """Draws by segment, an xarray DataArray with dims level, draw, by:<column>."""
+        return self.data[f"segment:{storable(column)}"]
+
+    def segment_sizes(self, column: str) -> np.ndarray:
+        """Customers in each segment, in the order of the summary's labels."""
+        return self.data[f"customers:{storable(column)}"].values
+
     def summary(self) -> Any:
         """Mean, sd and intervals of the total by level, as a pandas DataFrame."""
         import pandas as pd
@@ -483,5 +498,6 @@ class Equity:
         for level in self.levels:
             draws = self.total(level)
             low, high = interval(draws, 0.90)
-            lines.append(f"  {level:<11}{draws.mean():>14,.0f}   90 % {low:,.0f} to {high:,.0f}")
+            spread = f"   90 % {low:,.0f} to {high:,.0f}" if len(draws) > 1 else ""
+            lines.append(f"  {level:<11}{draws.mean():>14,.0f}{spread}")
         return "\n".join(lines)

@@ -115,6 +115,13 @@ class Columns(Section):
     """Revenue of the row, negative for a refund."""
 
 
+class Exclude(Section):
+    """Customers who are left out of everything, each kind counted in the ledger."""
+
+    repeat_spend_above: Annotated[float, Field(ge=0)]
+    """Customers whose repeat purchases up to observation_end sum to more than this amount."""
+
+
 class DataConfig(Section):
     """Where the transactions are and how they become one row per customer."""
 
@@ -149,6 +156,8 @@ class DataConfig(Section):
     duplicates: Literal["keep", "drop"] = "keep"
     """Rows that are equal in every column used: two purchases (merged by day anyway) or an error
     of the export."""
+    exclude: Exclude | None = None
+    """Customers who are left out of everything, each kind counted in the ledger."""
 
 
 class ModelConfig(Section):

@@ -309,7 +309,7 @@ def _revalue(
         raise InputError("a report with --set or --seed is a new run: name its folder with --out.")
     _refuse_existing(Path(out), overwrite=False)
     found = reporting.load(folder)
-    config = _load({**found["config"], "name": Path(out).name}, overrides, seed)
+    config = _load(folder / "config.yaml", [f"name='{Path(out).name}'", *overrides], seed)
     data, clock = found["summary"], _Clock()
     assumptions = resolve_assumptions(config, data)
     run = _value(config, data, found["posterior"], assumptions, Path(out), clock, tell)

@@ -16,7 +16,7 @@ Two identities hold exactly, and :func:`reconcile` refuses a ledger that breaks 
                + rows_after_window + rows_duplicate + rows_refund + rows_used
     spend_read = spend_missing_id + spend_missing_date + spend_after_window
                + spend_duplicate + spend_refund + spend_refunded_days
-               + spend_later_customers + spend_holdout + spend_summary
+               + spend_later_customers + spend_excluded + spend_holdout + spend_summary
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ KEYS: dict[str, tuple[str, str]] = {
     "customers_read": ("Customers read", "count"),
     "customers_without_purchase": ("Customers left out: no purchase day", "count"),
     "customers_later": ("Customers left out: first purchase after observation_end", "count"),
+    "customers_excluded": ("Customers left out: excluded by the config", "count"),
     "customers": ("Customers in the summary", "count"),
     "repeat_customers": ("Customers with a repeat purchase", "count"),
     "first_date": ("First date in the log", "date"),
@@ -65,6 +66,7 @@ KEYS: dict[str, tuple[str, str]] = {
     "spend_refund": ("Spend dropped: refunds", "money"),
     "spend_refunded_days": ("Spend dropped: days not positive because of refunds", "money"),
     "spend_later_customers": ("Spend left out: first purchase after observation_end", "money"),
+    "spend_excluded": ("Spend left out: customers excluded by the config", "money"),
     "spend_holdout": ("Spend in the holdout window", "money"),
     "spend_summary": ("Spend in the calibration window", "money"),
 }
@@ -74,7 +76,7 @@ None where there is no holdout."""
 _ROWS = ("missing_id", "missing_date", "missing_amount", "after_window", "duplicate", "refund", "used")
 _SPEND = (
     *("missing_id", "missing_date", "after_window", "duplicate", "refund"),
-    *("refunded_days", "later_customers", "holdout", "summary"),
+    *("refunded_days", "later_customers", "excluded", "holdout", "summary"),
 )
 
 

@@ -76,9 +76,15 @@ def summarise(
         facts = source.fetch(_day_facts(all_days)).to_pylist()[0]
         _refuse_days(source, config, facts, cleaned)
         days = _purchase_days(all_days, config)
+        excluded = {"customers": 0, "spend": None}
+        if config.exclude:
+            left_out = _excluded(days, config.exclude.repeat_spend_above, cleaned.end)
+            totals = left_out.aggregate(customers=left_out.count(), spend=left_out.spend.sum())
+            excluded = source.fetch(totals).to_pylist()[0]
+            days = source.keep(days.anti_join(left_out, "customer"))
         table = source.fetch(customers(days, config.time_unit, cleaned.end, statistics))
         daily = source.fetch(_daily(days, cleaned.end))
-        return _assemble(source, config, cleaned, facts, table, daily, statistics)
+        return _assemble(source, config, cleaned, facts, excluded, table, daily, statistics)
 
 
 def check(
@@ -141,6 +147,19 @@ def _purchase_days(days: Any, config: DataConfig) -> Any:
     if config.negative_days == "zero":
         return days.mutate(amount=_refunded(days).ifelse(0, days.amount).cast(days.amount.type()))
     return days.filter(~_refunded(days))
+
+
+def _excluded(days: Any, limit: float, end: dt.date) -> Any:
+    """Customers whose repeat purchases up to ``end`` sum to more than a limit, and all their spend."""
+    import ibis
+
+    grouped = days.group_by("customer").aggregate(
+        first_amount=days.amount.argmin(days.day),
+        seen=days.amount.sum(where=days.day <= ibis.date(end.isoformat())),
+        spend=days.amount.sum(),
+    )
+    repeat = (grouped.seen - grouped.first_amount).cast("float64")
+    return grouped.filter(repeat > limit).select("customer", "spend")
 
 
 def customers(days: Any, time_unit: str, end: dt.date, statistics: tuple[Statistic, ...] = ()) -> Any:
@@ -261,6 +280,7 @@ def _assemble(
     config: DataConfig,
     cleaned: Cleaned,
     facts: dict[str, Any],
+    excluded: dict[str, Any],
     table: Any,
     daily: Any,
     statistics: tuple[Statistic, ...],
@@ -306,6 +326,11 @@ def _assemble(
     if facts["zero"]:
         did = "are not purchases" if config.zero_days == "drop" else "count as purchases of amount 0"
         notes.append(f"{ledger.counted(facts['zero'], 'customer-day')} of amount 0 without a refund {did}.")
+    if config.exclude:
+        notes.append(
+            f"{ledger.counted(excluded['customers'], 'customer')} left out by data.exclude: repeat purchases "
+            f"up to {cleaned.end} of more than {config.exclude.repeat_spend_above:,.10g} in sum."
+        )
     segments, about = {}, {}
     for i, name in enumerate(config.segments):
         segments[name], about[name] = _segment(source, table, f"segment_{i}")
@@ -326,8 +351,9 @@ def _assemble(
         "repeat_days": int(columns["frequency"].sum()),
         "holdout_days": int(_floats(table["holdout_frequency"]).sum()),
         "customers_read": facts["customers"],
-        "customers_without_purchase": facts["customers"] - found,
+        "customers_without_purchase": facts["customers"] - found - excluded["customers"],
         "customers_later": later.num_rows,
+        "customers_excluded": excluded["customers"],
         "customers": table.num_rows,
         "repeat_customers": int((columns["frequency"] > 0).sum()),
         "observation_start": str(first_day.min()),
@@ -335,6 +361,7 @@ def _assemble(
         "holdout_end": cleaned.holdout_end and cleaned.holdout_end.isoformat(),
         "spend_refunded_days": facts["refunded_sum"] or Decimal(0),
         "spend_later_customers": _total(later["holdout_amount"]),
+        "spend_excluded": excluded["spend"] or Decimal(0),
         "spend_holdout": _total(table["holdout_amount"]),
         "spend_summary": _total(table["spend"]),
         "segments": about,

@@ -44,6 +44,7 @@ class CustomerTable:
         data |= {name: pa.array(column, from_pandas=True) for name, column in summary.columns.items()}
         for name, segment in summary.segments.items():
             labels = pa.array(list(segment.labels), pa.string())
-            data[name] = pa.DictionaryArray.from_arrays(pa.array(segment.codes.astype(np.int32)), labels)
+            free = name if name not in data and name not in self._columns else f"{name} (segment)"
+            data[free] = pa.DictionaryArray.from_arrays(pa.array(segment.codes.astype(np.int32)), labels)
         data |= {name: pa.array(column) for name, column in self._columns.items()}
         return pa.table(data)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from clvmodels.artifacts import Equity
+from clvmodels.artifacts import Equity, storable
 from clvmodels.equity.concentration import Histogram
 from clvmodels.equity.customers import CustomerTable
 from clvmodels.value import Tile, Valuation
@@ -31,6 +31,8 @@ class _Level:
             for name, segment in valuation.summary.segments.items()
         }
         self.best = np.zeros(draws)
+        self.once = valuation.summary["frequency"] == 0
+        self.never_again = np.zeros(draws)
         self.histogram = Histogram(draws, typical)
 
     def add(self, tile: Tile, valuation: Valuation, best: np.ndarray | None) -> None:
@@ -44,6 +46,7 @@ class _Level:
             codes = segment.codes[tile.customers]
             for code in np.unique(codes):
                 self.segments[name][:, code] += tile.value[codes == code].sum(axis=0)
+        self.never_again += tile.value[self.once[tile.customers]].sum(axis=0)
         if best is not None:
             self.best += tile.value[best[tile.customers]].sum(axis=0)
         self.histogram.add(tile.value)
@@ -131,6 +134,7 @@ def _dataset(valuation: Valuation, levels: dict[str, _Level]) -> Any:
     variables: dict[str, Any] = {
         "total": (("level", "draw"), stack(lambda v: v.total), unit),
         "bands": (("draw", "band"), first.bands[:, :-1][:, used], unit),
+        "never_again": (("level", "draw"), stack(lambda v: v.never_again), unit),
         "alive": (("draw",), first.alive, {"unit": "customers"}),
         "orders": (("level", "draw", "horizon"), stack(lambda v: v.orders), {"unit": "orders"}),
         "revenue": (("level", "draw", "horizon"), stack(lambda v: v.revenue), unit),
@@ -152,10 +156,11 @@ def _dataset(valuation: Valuation, levels: dict[str, _Level]) -> Any:
         "share_of": SHARES,
     }
     for name, segment in summary.segments.items():
-        variables[f"segment:{name}"] = (("level", "draw", name), segments(name), unit)
+        key = storable(name)
         counts = np.bincount(segment.codes, minlength=len(segment.labels))
-        variables[f"customers:{name}"] = ((name,), counts, {"unit": "customers"})
-        coords[name] = list(segment.labels)
+        variables[f"segment:{key}"] = (("level", "draw", f"by:{key}"), segments(name), unit)
+        variables[f"customers:{key}"] = ((f"by:{key}",), counts, {"unit": "customers"})
+        coords[f"by:{key}"] = list(segment.labels)
     attrs = {
         "currency": currency,
         "customers": len(summary),

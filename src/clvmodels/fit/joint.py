@@ -12,7 +12,6 @@ import numpy as np
 from clvmodels.artifacts import FamilyPosterior, Posterior, Rows, Sampler, Summary
 from clvmodels.config import FitConfig, ModelConfig
 from clvmodels.fit.priors import AUTO, check_data, check_model, constants, fixed, measure, resolve
-from clvmodels.models import registry
 from clvmodels.models.family import Family, Scale
 
 if TYPE_CHECKING:
@@ -49,15 +48,18 @@ def fit(
     InputError
         If the data cannot carry the model, or the model is wrong in itself.
     """
-    registry.purchases(purchases.family)
-    registry.spend(spend.family)
-    families = [check_model(model) for model in (purchases, spend)]
+    families = check_model(purchases, "purchases"), check_model(spend, "spend")
     check_data(summary, purchases, spend)
-    scale, streams, parts = measure(summary), np.random.SeedSequence(seed).spawn(2), []
+    parts = []
     for family, model, where, stream in zip(
-        families, (purchases, spend), (None, summary["frequency"] > 0), streams, strict=True
+        families,
+        (purchases, spend),
+        (None, summary["frequency"] > 0),
+        np.random.SeedSequence(seed).spawn(2),
+        strict=True,
     ):
-        rows = summary.fold(family.statistics, where) if model.fixed is None else None
+        free = model.fixed is None
+        rows, scale = (summary.fold(family.statistics, where), measure(summary)) if free else (None, None)
         parts.append(fit_family(family, rows, model, options, stream, scale, progress))
     return Posterior(
         purchases=parts[0], spend=parts[1], time_unit=summary.time_unit, currency=summary.currency

@@ -107,8 +107,13 @@ def measure(summary: Summary) -> Scale:
     )
 
 
-def check_model(model: ModelConfig) -> Family:
+def check_model(model: ModelConfig, role: Literal["purchases", "spend"] | None = None) -> Family:
     """Check one entry of ``models`` without data; PyMC is imported only for priors of the user's own.
+
+    Parameters
+    ----------
+    role
+        What the family is needed for; None: either.
 
     Returns
     -------
@@ -121,7 +126,8 @@ def check_model(model: ModelConfig) -> Family:
         For an unknown family, setting, parameter, coordinate, distribution or argument, and for
         values outside their domain; the message names the key.
     """
-    family = registry.get(model.family)
+    find = {"purchases": registry.purchases, "spend": registry.spend, None: registry.get}[role]
+    family: Family = find(model.family)
     key = _key(family)
     constants(family, model)
     if model.fixed is not None:

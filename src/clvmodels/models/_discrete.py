@@ -12,36 +12,40 @@ _SHIFT = 10
 
 
 def _rising(log, log1p):
-    """``log Γ(a + b) - log Γ(b)`` in the arithmetic of the two functions given.
+    """``log Γ(a + z) - log Γ(z)`` for z >= 10, in the arithmetic of the two functions given.
 
-    Stirling's series at b + 10, and the recurrence down to b: no difference of large logarithms,
-    so that the result is exact to float precision however large b is.
+    The difference of two of Stirling's formulas, taken term by term: no difference of large
+    logarithms, so that the result has float precision however large z is.
     """
 
-    def stirling(z):
-        w = 1.0 / (z * z)
-        return (1 / 12 - w * (1 / 360 - w * (1 / 1260 - w * (1 / 1680 - w / 1188)))) / z
-
-    def log_rising(b, a):
-        z = b + _SHIFT
-        y = z + a
-        total = (y - 0.5) * log1p(a / z) + a * (log(z) - 1.0)
-        total += stirling(y) - stirling(z)
-        for i in range(_SHIFT):
-            total -= log1p(a / (b + i))
+    def rising(z, a):
+        total = (z + a - 0.5) * log1p(a / z) + a * (log(z) - 1.0)
+        for sign, y in ((1.0, z + a), (-1.0, z)):
+            w = 1.0 / (y * y)
+            total += sign / y * (1 / 12 - w * (1 / 360 - w * (1 / 1260 - w * (1 / 1680 - w / 1188))))
         return total
 
-    return log_rising
+    return rising
 
 
-log_rising = numba.njit(float64(float64, float64), cache=True)(_rising(math.log, math.log1p))
+_rising_scalar = numba.njit(float64(float64, float64), cache=True)(_rising(math.log, math.log1p))
+
+
+@numba.njit(float64(float64, float64), cache=True)
+def log_rising(b, a):
+    """``log Γ(a + b) - log Γ(b)``."""
+    total = _rising_scalar(b + _SHIFT, a)
+    for i in range(_SHIFT):
+        total -= math.log1p(a / (b + i))
+    return total
 
 
 def log_rising_tensor(b, a):
     """:func:`log_rising` of tensors."""
     import pytensor.tensor as pt
 
-    return _rising(pt.log, pt.log1p)(b, a)
+    steps = pt.log1p(a / (b[..., None] + np.arange(_SHIFT)))
+    return _rising(pt.log, pt.log1p)(b + _SHIFT, a) - steps.sum(axis=-1)
 
 
 @numba.njit(float64(float64, float64, float64), cache=True)

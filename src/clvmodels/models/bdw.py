@@ -35,13 +35,11 @@ def log_likelihood(theta, stats):
 
     gamma, delta, c = theta["gamma"], theta["delta"], theta["c"]
     x, T = stats["frequency"], stats["T"]
-
-    def log_survival(t):
-        power = pt.where(t > 0, pt.exp(c * pt.log(pt.maximum(t, 1.0))), 0.0)
-        return log_rising_tensor(delta, gamma) - log_rising_tensor(delta + power, gamma)
-
-    hazard = -pt.expm1(log_survival(x + 1.0) - log_survival(x))
-    return log_survival(x) + pt.where(x < T, pt.log(hazard), 0.0)
+    t = pt.stack([pt.zeros_like(x), x, x + 1.0])
+    power = pt.where(t > 0, pt.exp(c * pt.log(pt.maximum(t, 1.0))), 0.0)
+    grown = log_rising_tensor(delta + power, gamma)  # -log S(t) and a constant, at 0, x and x + 1
+    stayed, hazard = grown[0] - grown[1], -pt.expm1(grown[1] - grown[2])
+    return stayed + pt.where(x < T, pt.log(hazard), 0.0)
 
 
 @compiled.p_alive
@@ -72,34 +70,44 @@ def total(theta, stats):
     for s in range(1, _DIRECT + 1):
         found += rate(theta, stats, float(s))
     low = T + _DIRECT + 0.5
-    slope = (rate(theta, stats, _DIRECT + 1.0) - rate(theta, stats, float(_DIRECT))) / 24.0
-    found += slope
-    while low**c < 1e9 * (1.0 + delta + gamma):
-        high = low * math.exp(1.0 / max(c, 1.0))
-        for node, weight in zip(_NODES, _WEIGHTS):  # noqa: B905
-            t = low * math.exp(0.5 * (1.0 + node) / max(c, 1.0))
-            found += 0.5 / max(c, 1.0) * weight * t * rate(theta, stats, t - T)
-        low = high
+    found += (rate(theta, stats, _DIRECT + 1.0) - rate(theta, stats, float(_DIRECT))) / 24.0
+    length = 2.0 / max(c, 1.0)
+    while low**c < 1e13 * (1.0 + gamma + delta):
+        for j in range(len(_NODES)):
+            t = low * math.exp(0.5 * length * (1.0 + _NODES[j]))
+            found += 0.5 * length * _WEIGHTS[j] * t * rate(theta, stats, t - T)
+        low *= math.exp(length)
     return found + low * rate(theta, stats, low - T) / (c * gamma - 1.0)
 
 
 @compiled.latent
 def latent(theta, stats, rng, out):
-    """θ given T renewals; given x and the one that was missed, by rejection from the first x."""
+    """θ given T renewals; given x renewals and the one missed, by rejection from a beta.
+
+    The missed one has probability 1 - (1-θ)^k with k = (x+1)^c - x^c, which is at most
+    kθ(1-θ)^(k-1) for k < 1, kθ for k >= 1, and 1: the proposal is the tightest of these.
+    """
     gamma, delta, c = theta
     x, T = stats
     out[0] = p_alive(theta, stats)
     out[1] = 1.0
     out[3], out[4] = c, x
-    if out[0] == 1.0:
-        out[2] = decay_of(rng.beta(gamma, delta + x**c))
-        return
-    # The missed renewal has probability 1 - (1-θ)^k: the share (1-θ)^k of another beta is left out.
+    b = delta + x**c
     k = (x + 1.0) ** c - x**c
     while True:
-        decay = decay_of(rng.beta(gamma + 1.0, delta + x**c))
-        # (1 - (1-θ)^k)/θ, the weight that is still missing, is at most max(k, 1).
-        if rng.random() * max(k, 1.0) * -math.expm1(-decay) <= -math.expm1(-k * decay):
+        if out[0] == 1.0:
+            out[2] = decay_of(rng.beta(gamma, b))
+            return
+        if k < 1.0:
+            decay = decay_of(rng.beta(gamma + 1.0, b + k - 1.0))
+            bound = -k * math.expm1(-decay) * math.exp((1.0 - k) * decay)
+        elif k * gamma < gamma + b:
+            decay = decay_of(rng.beta(gamma + 1.0, b))
+            bound = -k * math.expm1(-decay)
+        else:
+            decay = decay_of(rng.beta(gamma, b))
+            bound = 1.0
+        if rng.random() * bound <= -math.expm1(-k * decay):
             out[2] = decay
             return
 
@@ -116,3 +124,98 @@ def gap(latents, s, rng):
     """The next renewal is one period away, or there is none."""
     c, t = latents[3], latents[4] + s
     return 1.0 if rng.standard_exponential() > latents[2] * ((t + 1.0) ** c - t**c) else math.inf
+
+
+def simulate(theta, T, rng):
+    """Play the story: at opportunity t a coin that says stay with probability (1-θ)^(t^c - (t-1)^c)."""
+    stay, c = 1.0 - rng.beta(theta["gamma"], theta["delta"], len(T)), theta["c"]
+
+    def renews(who, t):
+        return rng.random(len(who)) < stay[who] ** (t**c - (t - 1.0) ** c)
+
+    return contract_histories(T, renews)
+
+
+def from_coordinates(k):
+    return {
+        "gamma": k["dropout"] * k["dropout_precision"],
+        "delta": (1 - k["dropout"]) * k["dropout_precision"],
+        "c": k["c"],
+    }
+
+
+def to_coordinates(theta):
+    precision = theta["gamma"] + theta["delta"]
+    return {"dropout": theta["gamma"] / precision, "dropout_precision": precision, "c": theta["c"]}
+
+
+def priors(scale):
+    return {
+        "dropout": {"dist": "Beta", "alpha": 1.0, "beta": 1.0},
+        "dropout_precision": {"dist": "LogNormal", "mu": 1.0, "sigma": 1.0},
+        "c": {"dist": "LogNormal", "mu": 0.0, "sigma": 0.5},
+    }
+
+
+FAMILY = PurchaseFamily(
+    name="bdw",
+    title="Beta-discrete-Weibull",
+    role="contract",
+    clock="discrete",
+    parameters=(
+        Parameter(name="gamma", domain="positive", unit="1", meaning="first shape of dropout θ"),
+        Parameter(name="delta", domain="positive", unit="1", meaning="second shape of dropout θ"),
+        Parameter(name="c", domain="positive", unit="1", meaning="duration dependence of dropout"),
+    ),
+    coordinates=(
+        Coordinate(
+            name="dropout",
+            domain="unit",
+            unit="1",
+            meaning="mean dropout probability γ/(γ+δ) at the first renewal",
+            drives="dropout",
+        ),
+        Coordinate(
+            name="dropout_precision",
+            domain="positive",
+            unit="1",
+            meaning="γ+δ: small, unequal dropout probabilities",
+        ),
+        Coordinate(
+            name="c",
+            domain="positive",
+            unit="1",
+            meaning="above 1 a customer leaves the more easily the longer it has stayed, below 1 the less",
+        ),
+    ),
+    from_coordinates=from_coordinates,
+    to_coordinates=to_coordinates,
+    priors=priors,
+    statistics=("frequency", "T"),
+    log_likelihood=log_likelihood,
+    objection=contract_objection,
+    state=("frequency", "T"),
+    p_alive=p_alive,
+    rate=rate,
+    rate_depends_on=("T",),
+    converges=lambda draws: bool((draws[:, 0] * draws[:, 2] > 1).all()),
+    total=total,
+    latents=("alive", "intensity", "decay", "c", "tenure"),
+    latent=latent,
+    latent_rate=latent_rate,
+    gap=gap,
+    simulate=simulate,
+    references=(
+        Reference(
+            authors="Fader, Hardie, Liu, Davin and Steenburgh",
+            year=2018,
+            title='"How to Project Customer Retention" Revisited: The Role of Duration Dependence',
+            where="Journal of Interactive Marketing 43, 1-16",
+        ),
+    ),
+    typical=(
+        {"gamma": 0.7, "delta": 3.5, "c": 1.2},
+        {"gamma": 0.704, "delta": 1.182, "c": 1.0},
+        {"gamma": 3.0, "delta": 9.0, "c": 0.6},
+    ),
+)

@@ -22,6 +22,8 @@ from clvmodels.models.family import (
 )
 from clvmodels.numerics.special import beta_power_mean, logistic_of_difference
 
+_TINY = 1e-290  # a gamma of small shape underflows; a rate has to stay a number to divide by
+
 
 def log_likelihood(theta, stats):
     """Log of eq. (6), with the sum over "alive" and "dropped out at t_x" in log space."""
@@ -76,6 +78,7 @@ def latent(theta, stats, rng, out):
         out[0] = 0.0
         lam = rng.gamma(r + x, 1.0 / (alpha + t_x))
         p = rng.beta(a + 1.0, b + x - 1.0)
+    lam = max(lam, _TINY)
     out[1] = lam
     out[2] = lam * p
     out[3] = p
@@ -92,7 +95,7 @@ def gap(latents, s, rng):
 def simulate(theta, T, rng):
     """Play the story: purchases one by one until the customer drops out or T is reached."""
     n = len(T)
-    lam = rng.gamma(theta["r"], 1 / theta["alpha"], n)
+    lam = np.maximum(rng.gamma(theta["r"], 1 / theta["alpha"], n), _TINY)
     p = rng.beta(theta["a"], theta["b"], n)
     clock, lifetime = np.zeros(n), np.full(n, np.inf)
     customers, times = [np.zeros(0, int)], [np.zeros(0)]

@@ -23,7 +23,8 @@ from clvmodels.numerics.discounting import decaying
 
 _DIRECT_TERMS = 400  # terms from which the sum over purchases is an integral with end corrections
 _FIRST = 48  # purchases that are summed one by one before the integral
-_WIDE = 9.5  # standard deviations at which a normal or gamma density is below float precision
+_WIDE = 9.5  # standard deviations at which a normal density is below float precision
+_FADED = 40.0  # exp(-40) = 4e-18
 _POINTS, _WEIGHTS = np.polynomial.legendre.leggauss(12)
 _LEAST_SURVIVAL = 1e-9
 
@@ -83,34 +84,30 @@ def _log_gamma_ratio(z, d):
     return stirling + _stirling(top) - _stirling(z) - math.log(shift)
 
 
-@numba.njit(float64(float64, float64, float64, float64, float64, float64, float64), cache=True)
-def _term(m, k, j, c, a, b, v):
+@numba.njit(float64(float64, float64, float64, float64, float64, float64, float64, float64), cache=True)
+def _term(m, k, j, c, a, b, log_w, constant):
     """The series' term of the m-th purchase, for real m > j/k."""
-    i = m * k - j - 1.0
-    log_weight = _log_gamma_ratio(b, a) - _log_gamma_ratio(b + m - 1.0, a)
-    log_density = _log_gamma_ratio(i + 1.0, c) - math.lgamma(c)
-    return math.exp(log_weight + log_density - i * math.log1p(1.0 / v) - (c + 1.0) * math.log1p(v))
+    i = m * k - j
+    return math.exp(_log_gamma_ratio(i, c) - _log_gamma_ratio(b + m - 1.0, a) + (i - 1.0) * log_w + constant)
 
 
 @numba.njit(float64(float64, float64, float64, float64, float64, float64, float64), cache=True)
 def _ratio(m, k, j, c, a, b, w):
     """Term m + 1 over term m."""
     i = m * k - j
-    ratio = (b + m - 1.0) / (a + b + m - 1.0)
-    above, below = 1.0, 1.0
+    above, below = b + m - 1.0, a + b + m - 1.0
     for _ in range(int(k)):
         above *= (c + i) * w
         below *= i
         i += 1.0
-    return ratio * above / below
+    return above / below
 
 
-@numba.njit(float64(float64, float64, float64, float64, float64, float64, float64), cache=True)
-def _summed(first, k, j, c, a, b, v):
-    """All terms, from the largest to both sides."""
-    w = v / (1.0 + v)
+@numba.njit(float64(float64, float64, float64, float64, float64, float64, float64, float64), cache=True)
+def _summed(first, k, j, c, a, b, w, constant):
+    """All terms, from the one where they are largest to both sides."""
     far = w**k
-    largest = _term(first, k, j, c, a, b, v)
+    largest = _term(first, k, j, c, a, b, math.log(w), constant)
     total, term, m = largest, largest, first
     while True:
         ratio = _ratio(m, k, j, c, a, b, w)
@@ -128,30 +125,40 @@ def _summed(first, k, j, c, a, b, v):
     return total
 
 
-@numba.njit(float64(float64, float64, float64, float64, float64, float64, float64, float64), cache=True)
-def _integrated(low, high, k, j, c, a, b, v):
-    """Terms low < m < high where they hardly change from one to the next: an integral in log m.
-
-    From the first purchases on (low < _FIRST) those are summed; the integral then starts half way
-    between two terms, with the central differences there (Gauss's form of Euler and Maclaurin).
-    """
-    total = 0.0
-    if low < _FIRST:
-        w = v / (1.0 + v)
-        around = np.empty(6)
-        term = _term(1.0, k, j, c, a, b, v)
-        for m in range(1, _FIRST + 3):
-            if m < _FIRST:
-                total += term
-            if m >= _FIRST - 3:
-                around[m - _FIRST + 3] = term
-            term *= _ratio(float(m), k, j, c, a, b, w)
-        one = around[3] - around[2]
-        three = around[4] - 3.0 * around[3] + 3.0 * around[2] - around[1]
-        five = around[5] - 5.0 * (around[4] - around[1]) + 10.0 * (around[3] - around[2]) - around[0]
-        total += one / 24.0 - 17.0 / 5760.0 * three + 367.0 / 967680.0 * five
-        low = _FIRST - 0.5
+@numba.njit(
+    float64(float64, float64, float64, float64, float64, float64, float64, float64, float64), cache=True
+)
+def _bulk(low, high, k, j, c, a, b, log_w, constant):
+    """``∫ term dm`` where the terms vanish at both ends: the trapezoidal rule in log m."""
     start = math.log(low)
+    step = 0.55 / math.sqrt(max(a, c))
+    total = 0.0
+    for point in range(int((math.log(high) - start) / step) + 1):
+        m = math.exp(start + step * point)
+        total += m * _term(m, k, j, c, a, b, log_w, constant)
+    return step * total
+
+
+@numba.njit(float64(float64, float64, float64, float64, float64, float64, float64, float64), cache=True)
+def _tail(high, k, j, c, a, b, w, constant):
+    """The first terms one by one; the others as an integral from half way between two of them.
+
+    The central differences there correct it (Gauss's form of the Euler-Maclaurin sum).
+    """
+    total, log_w = 0.0, math.log(w)
+    around = np.empty(6)
+    term = _term(1.0, k, j, c, a, b, log_w, constant)
+    for m in range(1, _FIRST + 3):
+        if m < _FIRST:
+            total += term
+        if m >= _FIRST - 3:
+            around[m - _FIRST + 3] = term
+        term *= _ratio(float(m), k, j, c, a, b, w)
+    one = around[3] - around[2]
+    three = around[4] - 3.0 * around[3] + 3.0 * around[2] - around[1]
+    five = around[5] - 5.0 * (around[4] - around[1]) + 10.0 * (around[3] - around[2]) - around[0]
+    total += one / 24.0 - 17.0 / 5760.0 * three + 367.0 / 967680.0 * five
+    start = math.log(_FIRST - 0.5)
     length = math.log(high) - start
     panels = math.ceil(length / min(1.4, 3.0 / math.sqrt(max(a, c, 1.0))))
     half = 0.5 * length / panels
@@ -159,23 +166,45 @@ def _integrated(low, high, k, j, c, a, b, v):
         middle = start + half * (2 * panel + 1)
         for point in range(len(_POINTS)):
             m = math.exp(middle + half * _POINTS[point])
-            total += half * _WEIGHTS[point] * m * _term(m, k, j, c, a, b, v)
+            total += half * _WEIGHTS[point] * m * _term(m, k, j, c, a, b, log_w, constant)
     return total
+
+
+@numba.njit(float64(float64, float64, float64, float64, float64), cache=True)
+def _peak(k, c, a, b, v):
+    """The m >= 1 with the largest term, to a percent.
+
+    Without attrition it is cv/k; the loss a/(b+m-1) per purchase moves it down, step by step.
+    """
+    odds = 1.0 + 1.0 / v
+    m, before = c * v / k, math.inf
+    while 1.0 < m < 0.99 * before:
+        before = m
+        m = c / (odds * math.exp(a / (k * (b + m - 1.0))) - 1.0) / k
+    return max(m, 1.0)
 
 
 @numba.njit(float64(float64, float64, float64, float64, float64, float64), cache=True)
 def mixed_renewal_rate(k, j, c, a, b, v):
     """E[rate] for λ ~ Gamma(c, 1) and p ~ Beta(a, b), at s = v >= 0, j of k phases done at 0.
 
-    ``Σ_m (b)_(m-1)/(a+b)_(m-1) · Γ(c+mk-j)/(Γ(c) Γ(mk-j)) · v^(mk-j-1) (1+v)^-(c+mk-j)``: for
+    ``Σ_m (b)_(m-1)/(a+b)_(m-1) · Γ(c+mk-j)/(Γ(c) Γ(mk-j)) · v^(mk-j-1) (1+v)^-(c+mk-j)``; for
     λ ~ Gamma(c, A) divide by A and take v = s/A. Where hundreds of terms count, their sum is
-    taken as an integral. Relative error below 1e-10 for a >= 0.05, c and b up to 12,000.
+    taken as an integral. Relative error below 1e-11 for c up to 1,000 and below 1e-10 for c up to
+    12,000, against the series and the integral over p in 30 digits.
     """
     if v == 0.0:
         return c if j == k - 1.0 else 0.0
-    mean = (c * v + j) / k
-    spread = _WIDE * math.sqrt(c * v * (1.0 + v)) / k
-    fading = 40.0 * (1.0 + v) / k
-    if 2.0 * spread + fading < _DIRECT_TERMS:
-        return _summed(max(1.0, np.floor(mean)), k, j, c, a, b, v)
-    return _integrated(mean - spread, mean + spread + fading, k, j, c, a, b, v)
+    w = v / (1.0 + v)
+    constant = _log_gamma_ratio(b, a) - math.lgamma(c) - (c + 1.0) * math.log1p(v)
+    largest = _peak(k, c, a, b, v)
+    # Around it the terms are like a gamma density of this shape.
+    shape = max(k * c * largest / (k * largest + c) - a * (largest / (b + largest)) ** 2, 0.05)
+    spread = _WIDE / math.sqrt(shape)
+    high = largest * (1.0 + spread) + _FADED * (1.0 + v) / k
+    low = largest * max(1.0 - spread, math.exp(-1.0 - _FADED / shape))
+    if high - low < _DIRECT_TERMS:
+        return _summed(max(1.0, np.floor(largest)), k, j, c, a, b, w, constant)
+    if low < _FIRST:
+        return _tail(high, k, j, c, a, b, w, constant)
+    return _bulk(low, high, k, j, c, a, b, math.log(w), constant)

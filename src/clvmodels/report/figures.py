@@ -87,7 +87,6 @@ class Picture(Figure):
 
 
 def _axes(ax: Any, width: float = 4.4, height: float = 2.8) -> tuple[Any, Any]:
-
     if ax is not None:
         return ax.figure, ax
     figure = Picture(figsize=(width, height))
@@ -95,18 +94,15 @@ def _axes(ax: Any, width: float = 4.4, height: float = 2.8) -> tuple[Any, Any]:
 
 
 def _panels(columns: int, rows: int = 1, width: float = 8.8, height: float = 3.2, **kwargs: Any) -> Any:
-
     figure = Picture(figsize=(width, height))
     return figure, figure.subplots(rows, columns, **kwargs)
 
 
 def _thousands(axis: Any) -> None:
-
     axis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.0f}" if v == round(v) else f"{v:,.4g}"))
 
 
 def _shares(axis: Any) -> None:
-
     axis.set_major_formatter(FuncFormatter(lambda v, _: f"{100 * v:.3g} %"))
 
 
@@ -299,7 +295,6 @@ def history_surfaces(s: Mapping[str, np.ndarray], unit: str) -> Any:
 
 
 def _round_levels(top: float, count: int) -> np.ndarray:
-
     return np.asarray(MaxNLocator(count, steps=[1, 2, 2.5, 5, 10]).tick_values(0, top))
 
 
@@ -395,7 +390,7 @@ def tracking(arrays: Any, observation_end: str) -> Any:
 
 
 def _legend(ax: Any, after: bool, bands: bool) -> None:
-
+    """One legend for both panels of the tracking figure."""
     entries: list[tuple[Any, str]] = [
         (Line2D([], [], color=INK, lw=0.9, marker="o", ms=2.2), "observed"),
         (Line2D([], [], color=MODEL), "model, in the window"),
@@ -412,7 +407,7 @@ def _legend(ax: Any, after: bool, bands: bool) -> None:
 
 
 def _dates(ax: Any) -> None:
-
+    """Months, and years where they begin."""
     locator = AutoDateLocator(minticks=5, maxticks=10)
     formats = ["%Y", "%b", "%d %b", "%H:%M", "%H:%M", "%S"]
     offsets = ["", "%Y", "%Y", "%d %b %Y", "%d %b %Y", "%d %b %Y"]
@@ -596,6 +591,7 @@ def svg(figure: Any) -> str:
     text = re.sub(r"\s*<metadata>.*?</metadata>", "", text, flags=re.S)
     used = set(re.findall(r"url\(#([^)]+)\)", text)) | set(re.findall(r'href="#([^"]+)"', text))
     text = re.sub(r' id="([^"]+)"', lambda m: m[0] if m[1] in used else "", text)
+    text = re.sub(r"(\d\.\d\d)\d+", r"\1", text)  # a hundredth of a point is enough
     return text.replace("'DejaVu Sans'", _FONTS)
 
 

@@ -102,7 +102,7 @@ def build(
             "alive": statistics(data["alive"].values, unit="customers", level=base),
             "alive_share": statistics(data["alive"].values / count, unit="share", level=base),
         },
-        "never_again": _never_again(summary, equity, base),
+        "never_again": _never_again(summary, equity, total),
         "orders": _horizons(data["orders"], "orders", levels),
         "revenue": _horizons(data["revenue"], money, levels),
         "bands": _bands(data, total[base], assumptions, money, base),
@@ -161,14 +161,21 @@ def _horizons(variable: Any, unit: str, levels: Sequence[str]) -> dict[str, Any]
     }
 
 
-def _never_again(summary: Summary, equity: Equity, level: str) -> dict[str, Any]:
-    """Customers without a repeat purchase: number, and how many of them the model takes as active."""
+def _never_again(summary: Summary, equity: Equity, total: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Customers without a repeat purchase: number, how many count as active, and what they are worth."""
     once = summary["frequency"] == 0
+    count, money = int(once.sum()), equity.currency
     alive = np.asarray(equity.customers["p_alive"])[once]
+    draws = {lv: equity.data["never_again"].sel(level=lv).values for lv in total}
     return {
-        "customers": {"value": int(once.sum()), "unit": "customers"},
-        "alive": {"value": alive.sum(), "unit": "customers", "level": level},
+        "customers": {"value": count, "unit": "customers"},
+        "alive": {"value": alive.sum(), "unit": "customers", "level": next(iter(total))},
         "always_alive": bool(len(alive) and alive.min() == 1.0),
+        "equity": {lv: statistics(d, unit=money, level=lv) for lv, d in draws.items()},
+        "share": {lv: statistics(d / total[lv], unit="share", level=lv) for lv, d in draws.items()},
+        "per_customer": {
+            lv: statistics(d / max(count, 1), unit=money, level=lv) for lv, d in draws.items()
+        },
     }
 
 
@@ -213,11 +220,10 @@ def _segment(
     equity: Equity, summary: Summary, name: str, total: Mapping[str, np.ndarray]
 ) -> list[dict[str, Any]]:
     """One block per segment, the most valuable first."""
-    variable = equity.data[f"segment:{name}"]
-    labels = [str(label) for label in variable[name].values]
-    counts = dict(zip(labels, equity.data[f"customers:{name}"].values, strict=True))
-    draws = {lv: variable.sel(level=lv).transpose("draw", name).values for lv in total}
-    size = np.array([counts[label] for label in labels], float)
+    variable = equity.segment(name)
+    labels = summary.segments[name].labels
+    draws = {lv: variable.sel(level=lv).transpose("draw", ...).values for lv in total}
+    size = equity.segment_sizes(name).astype(float)
     ranks = {lv: _ranks(d, size) for lv, d in draws.items()}
     money = equity.currency
     return [
@@ -477,7 +483,12 @@ def disclosures(table: Mapping[str, Any]) -> list[tuple[str, str]]:
         (
             "Scope",
             "Existing customers only: the {customers.total.value} who had bought by that day. Customers "
-            "still to be won are in no number here.",
+            "still to be won are in no number here."
+            + (
+                " {data.customers_excluded:count} customers are left out because the config excludes them."
+                if table["data"].get("customers_excluded")
+                else ""
+            ),
         ),
         (
             "What is valued",
