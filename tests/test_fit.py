@@ -96,7 +96,8 @@ def test_standard_errors_are_those_of_lifetimes(weeks):
     # an elasticity below 3 in the parameters, move by less than 2e-4 along with it.
     family, scale = registry.get("bg_nbd"), measure(weeks)
     priors = resolve(family, ModelConfig(family="bg_nbd", **FLAT), scale, {})
-    maximum, peak = likelihood(Target.of(family, weeks.fold(family.statistics), priors), scale)
+    target = Target.of(family, weeks.fold(family.statistics), priors)
+    maximum, peak = likelihood(target, target.start(scale), scale)
     for j, (name, error) in enumerate(PUBLISHED["lifetimes"]["standard_errors"].items()):
         on_log_scale = np.sqrt(np.linalg.inv(peak.precision)[j, j])
         assert maximum[name] * on_log_scale == pytest.approx(error, rel=2e-4)

@@ -107,11 +107,18 @@ def test_pairs_of_copied_draws():
     assert np.median(sizes) == pytest.approx(2 / (1 / 200 + 1 / 500), rel=0.1)
 
 
+def test_a_single_draw_over_and_over_does_not_pass():
+    stuck = np.ones((1, 2000, 2))
+    for sampler, draws in (("importance", stuck), ("nuts", stuck.reshape(4, 500, 2))):
+        found = diagnose(draws, ("a", "b"), (), independent=sampler == "importance")
+        assert failed(joint(part(sampler, draws, **found)))
+
+
 def test_diagnose_leaves_given_parameters_out():
     draws = np.stack([DRAWS[:, 0], np.full(2000, 3.0)], axis=1)
-    one = diagnose(draws[None], ("a", "k"), independent=True)
+    one = diagnose(draws[None], ("a", "k"), {"k"}, independent=True)
     assert one["ess_bulk"] == {"a": pytest.approx(2000), "k": None}
     assert one["r_hat"] == {"a": None, "k": None}
-    four = diagnose(draws.reshape(4, 500, 2), ("a", "k"), independent=False)
+    four = diagnose(draws.reshape(4, 500, 2), ("a", "k"), {"k"}, independent=False)
     assert four["r_hat"]["a"] < R_HAT_MAX
     assert four["ess_tail"]["k"] is None

@@ -157,6 +157,11 @@ class Summary:
             f"{self.observation_start} to {self.observation_end}, in {self.time_unit}s>"
         )
 
+    @property
+    def spenders(self) -> np.ndarray:
+        """Mask of the customers a spend family learns from: they bought again, and not only for nothing."""
+        return (self["frequency"] > 0) & (self["monetary_value"] > 0)
+
     def fold(self, names: tuple[str, ...], where: np.ndarray | None = None) -> Rows:
         """Distinct rows of the named columns with their counts.
 

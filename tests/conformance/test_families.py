@@ -16,7 +16,7 @@ from clvmodels.models.family import PurchaseFamily, Scale
 TESTS = Path(__file__).parents[1]
 FAMILIES = registry.families()
 SCALE = Scale(time=35.0, rate=0.05, spend=30.0)
-CENTERS = {"positive": (0.02, 0.7, 3.0, 40.0), "unit": (0.01, 0.3, 0.97), "real": (-2.0, 0.0, 1.5)}
+CENTERS = {"positive": (0.02, 0.7, 3.0, 12.0), "unit": (0.01, 0.3, 0.97), "real": (-2.0, 0.0, 1.5)}
 
 
 @pytest.fixture(params=FAMILIES, ids=lambda family: family.name)

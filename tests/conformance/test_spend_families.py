@@ -136,7 +136,7 @@ def test_latent_and_basket_means(case):
 
 def test_latents_are_who_the_customers_are(estimated):
     """The true mean ranks anywhere among latent draws given its customer's history."""
-    rows = estimated.rows(estimated.columns)[:3000]
+    rows = estimated.rows(estimated.columns)[:1500]
     ranks = np.array(
         [
             (estimated.draws(row, 19, seed=k)[:, 0] < true).mean()

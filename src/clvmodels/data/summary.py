@@ -326,6 +326,11 @@ def _assemble(
     if facts["zero"]:
         did = "are not purchases" if config.zero_days == "drop" else "count as purchases of amount 0"
         notes.append(f"{ledger.counted(facts['zero'], 'customer-day')} of amount 0 without a refund {did}.")
+    if free := int((columns["monetary_value"] == 0).sum()):
+        notes.append(
+            f"{ledger.counted(free, 'customer')} with repeat purchases of amount 0 only: a spend model is "
+            "fitted without them."
+        )
     if config.exclude:
         notes.append(
             f"{ledger.counted(excluded['customers'], 'customer')} left out by data.exclude: repeat purchases "

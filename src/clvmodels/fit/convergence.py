@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any
 
 import numpy as np
@@ -67,7 +67,9 @@ def _ess_of_mean(values: np.ndarray, copies: tuple[np.ndarray, ...]) -> float:
     return float(len(values) * (away @ away) / spread) if spread > 0 else float("nan")
 
 
-def diagnose(draws: np.ndarray, names: tuple[str, ...], *, independent: bool) -> dict[str, Any]:
+def diagnose(
+    draws: np.ndarray, names: tuple[str, ...], given: Container[str], *, independent: bool
+) -> dict[str, Any]:
     """``ess_bulk``, ``ess_tail`` and ``r_hat`` by parameter.
 
     None where there is nothing to say: for parameters that are given, and R-hat of independent draws.
@@ -76,6 +78,8 @@ def diagnose(draws: np.ndarray, names: tuple[str, ...], *, independent: bool) ->
     ----------
     draws
         Shape (chain, draw, parameter).
+    given
+        Parameters that are not estimated.
     """
     from arviz_stats.base import array_stats
 
@@ -83,11 +87,12 @@ def diagnose(draws: np.ndarray, names: tuple[str, ...], *, independent: bool) ->
     copies = (copies_of(draws[0]),) if independent else ()
     for j, name in enumerate(names):
         column = draws[:, :, j]
-        if column.min() < column.max():
+        if name not in given:
             sizes = ess(column, *copies)
             found["ess_bulk"][name], found["ess_tail"][name] = sizes["bulk"], sizes["tail"]
             if not independent:
-                found["r_hat"][name] = float(array_stats.rhat(column))
+                stuck = column.min() == column.max()
+                found["r_hat"][name] = float("nan") if stuck else float(array_stats.rhat(column))
     return found
 
 

@@ -123,14 +123,14 @@ def sample(
 
 
 def smooth(log_weight: np.ndarray) -> tuple[np.ndarray, float]:
-    """Normalised weights after Pareto smoothing, and k-hat; infinite where no proposal has a density."""
+    """Normalised weights after Pareto smoothing, and k-hat; infinite where no tail can be fitted."""
     from arviz_stats.base import array_stats
 
     if not np.isfinite(log_weight).any():
         return np.full(len(log_weight), 1 / len(log_weight)), np.inf
     smoothed, k_hat = array_stats.psislw(-log_weight)
     weight = np.exp(smoothed - smoothed.max())
-    return weight / weight.sum(), float(k_hat)
+    return weight / weight.sum(), float(k_hat) if np.isfinite(k_hat) else np.inf
 
 
 def resample(weight: np.ndarray, draws: int, offset: float) -> np.ndarray:

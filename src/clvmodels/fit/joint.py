@@ -37,7 +37,7 @@ def fit(
     Parameters
     ----------
     summary
-        Customers; the spend family sees those with a repeat purchase.
+        Customers; the spend family sees those who spent something on repeat purchases.
     options
         Sampler and number of draws.
     progress
@@ -54,7 +54,7 @@ def fit(
     for family, model, where, stream in zip(
         families,
         (purchases, spend),
-        (None, summary["frequency"] > 0),
+        (None, summary.spenders),
         np.random.SeedSequence(seed).spawn(2),
         strict=True,
     ):
@@ -106,7 +106,7 @@ def fit_family(
 
     stage("compiling")(0.0)
     target, mode, evidence = _choose(family, rows, model, scale)
-    maximum, peak = likelihood(target, scale)
+    maximum, peak = likelihood(target, mode.point, scale)
     stage("maximum")(1.0)
     diagnostics: dict[str, Any] = {"maximum_converged": peak.converged, **evidence}
     common: dict[str, Any] = {
@@ -142,7 +142,9 @@ def fit_family(
         )
         draws = sample.draws[None]
         diagnostics |= {"k_hat": sample.k_hat, "ess": sample.ess, "proposals": sample.proposals}
-    diagnostics |= diagnose(draws, family.parameter_names, independent=options.sampler == "importance")
+    diagnostics |= diagnose(
+        draws, family.parameter_names, target.priors.constants, independent=options.sampler == "importance"
+    )
     return FamilyPosterior(
         family=family.name, parameters=family.parameter_names, draws=draws, sampler=options.sampler, **common
     )

@@ -106,11 +106,16 @@ def precision_at(density: Density, point: np.ndarray) -> np.ndarray:
         return (np.array(columns) + np.array(columns).T) / 2
 
 
-def likelihood(target: Target, scale: Scale) -> tuple[dict[str, float], Peak]:
+def likelihood(target: Target, start: np.ndarray, scale: Scale) -> tuple[dict[str, float], Peak]:
     """The maximum of the likelihood, priors left out.
 
     It is sought over the target's own quantities. Where it is not inside them (a prior's support or
     the coordinates exclude part of the native parameters), it is sought over the native parameters.
+
+    Parameters
+    ----------
+    start
+        A point of the target, such as the posterior's mode.
 
     Returns
     -------
@@ -119,7 +124,7 @@ def likelihood(target: Target, scale: Scale) -> tuple[dict[str, float], Peak]:
     peak
         In the space in which it was found.
     """
-    peak = climb(lambda point: target(point, 0.0, 0.0)[:2], target.start(scale))
+    peak = climb(lambda point: target(point, 0.0, 0.0)[:2], start)
     anywhere = flat(target.family, target.priors.constants)
     if not peak.converged and target.priors != anywhere:
         wide = Target.of(target.family, target.rows, anywhere)

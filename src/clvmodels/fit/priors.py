@@ -76,9 +76,10 @@ def check_data(summary: Summary, purchases: ModelConfig, spend: ModelConfig) -> 
             f"{purchases.family} cannot be fitted: set data.observation_end to a later date."
         )
     none = f"none of {len(summary):,} customers has a repeat purchase by {end}, so"
-    if spend.fixed is None and not buyers:
+    if spend.fixed is None and not summary.spenders.any():
+        free = f"no repeat purchase of {buyers:,} customers has an amount above 0, so"
         raise InputError(
-            f"{none} {spend.family} cannot be fitted: give its parameters as models.spend.fixed, or choose "
+            f"{free if buyers else none} {spend.family} cannot be fitted: give its parameters as models.spend.fixed, or choose "
             "a spend family that takes the mean spend as given."
         )
     if purchases.fixed is None and not buyers:
@@ -97,13 +98,13 @@ def measure(summary: Summary) -> Scale:
     """The data's own scale.
 
     Customers acquired on the last day (T = 0) are left out of the median age: they were not
-    observed at all. ``spend`` is NaN where nobody bought again.
+    observed at all. ``spend`` is NaN where nobody spent anything on a repeat purchase.
     """
-    x, T, z = summary["frequency"], summary["T"], summary["monetary_value"]
+    x, T, z = summary["frequency"], summary["T"], summary["monetary_value"][summary.spenders]
     return Scale(
         time=float(np.median(T[T > 0])),
         rate=float(x.sum() / T.sum()),
-        spend=float(np.median(z[x > 0])) if (x > 0).any() else math.nan,
+        spend=float(np.median(z)) if len(z) else math.nan,
     )
 
 
@@ -126,8 +127,8 @@ def check_model(model: ModelConfig, role: Literal["purchases", "spend"] | None =
         For an unknown family, setting, parameter, coordinate, distribution or argument, and for
         values outside their domain; the message names the key.
     """
-    find = {"purchases": registry.purchases, "spend": registry.spend, None: registry.get}[role]
-    family: Family = find(model.family)
+    get = registry.purchases if role == "purchases" else registry.spend if role == "spend" else registry.get
+    family: Family = get(model.family)
     key = _key(family)
     constants(family, model)
     if model.fixed is not None:

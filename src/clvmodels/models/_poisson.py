@@ -13,8 +13,9 @@ def gap(latents, s, rng):
     if latents[1] == 0.0:
         return math.inf
     wait = rng.standard_exponential() / latents[1]
-    if rng.standard_exponential() < latents[2] * wait:
-        return math.inf
+    leaving = rng.standard_exponential()
+    if leaving < latents[2] * wait:
+        return -leaving / latents[2]
     return wait
 
 

@@ -14,7 +14,9 @@ alive exactly if x = T.
 
 import math
 
+import numba
 import numpy as np
+from numba import float64, types
 
 from clvmodels.models._discrete import (
     contract_histories,
@@ -26,7 +28,16 @@ from clvmodels.models._discrete import (
 from clvmodels.models.family import Coordinate, Parameter, PurchaseFamily, Reference, compiled
 
 _DIRECT = 64
+_FAR = 60.0  # beyond t^c = e^60 the tail of S(t) is a power law to float precision
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(20)
+
+
+@numba.njit(float64(types.Array(float64, 1, "C"), float64), cache=True)
+def log_lost(theta, t):
+    """-log S(t) and a constant: log Γ(γ+δ+t^c) - log Γ(δ+t^c), which is γ log t^c in the far tail."""
+    gamma, delta, c = theta
+    log_power = c * math.log(t) if t > 0.0 else -math.inf
+    return gamma * log_power if log_power > _FAR else log_rising(delta + math.exp(log_power), gamma)
 
 
 def log_likelihood(theta, stats):
@@ -36,10 +47,11 @@ def log_likelihood(theta, stats):
     gamma, delta, c = theta["gamma"], theta["delta"], theta["c"]
     x, T = stats["frequency"], stats["T"]
     t = pt.stack([pt.zeros_like(x), x, x + 1.0])
-    power = pt.where(t > 0, pt.exp(c * pt.log(pt.maximum(t, 1.0))), 0.0)
-    grown = log_rising_tensor(delta + power, gamma)  # -log S(t) and a constant, at 0, x and x + 1
-    stayed, hazard = grown[0] - grown[1], -pt.expm1(grown[1] - grown[2])
-    return stayed + pt.where(x < T, pt.log(hazard), 0.0)
+    log_power = c * pt.log(pt.maximum(t, 1.0))
+    power = pt.where(t > 0, pt.exp(pt.minimum(log_power, _FAR)), 0.0)
+    lost = pt.where(log_power > _FAR, gamma * log_power, log_rising_tensor(delta + power, gamma))
+    hazard = -pt.expm1(lost[1] - lost[2])
+    return lost[0] - lost[1] + pt.where(x < T, pt.log(hazard), 0.0)
 
 
 @compiled.p_alive
@@ -51,9 +63,7 @@ def p_alive(theta, stats):
 @compiled.rate
 def rate(theta, stats, s):
     """S(T+s)/S(T) = B(γ, δ+(T+s)^c)/B(γ, δ+T^c): renews at T+s."""
-    gamma, delta, c = theta
-    T = stats[1]
-    return math.exp(log_rising(delta + T**c, gamma) - log_rising(delta + (T + s) ** c, gamma))
+    return math.exp(log_lost(theta, stats[1]) - log_lost(theta, stats[1] + s))
 
 
 @compiled.total
@@ -117,6 +127,39 @@ def latent_rate(latents, s):
     """(1-θ)^((T+s)^c - T^c): renews at T+s, for one who has renewed T times."""
     c, T = latents[3], latents[4]
     return math.exp(-latents[2] * ((T + s) ** c - T**c))
+
+
+@compiled.latent_value
+def latent_value(latents, code):
+    """That rate discounted and summed: like :func:`total`, until the horizon or until it has faded."""
+    _, _, rho, horizon, _, offset = code
+    c, T = latents[3], latents[4]
+    end = math.inf if horizon == math.inf else math.floor(horizon + 1e-9)
+    found, s = 0.0, 1.0
+    term = 1.0
+    while s <= min(end, _DIRECT) and term > 1e-18 * found:
+        term = latent_rate(latents, s) * math.exp(-rho * s)
+        found += term
+        s += 1.0
+    if end > _DIRECT and term > 1e-18 * found:
+        for edge, sign in ((float(_DIRECT), 1.0), (end, -1.0)):
+            if edge < math.inf:
+                before = latent_rate(latents, edge) * math.exp(-rho * edge)
+                after = latent_rate(latents, edge + 1.0) * math.exp(-rho * (edge + 1.0))
+                found += sign * (after - before) / 24.0
+        length = 2.0 / max(c, 1.0)
+        low, last = T + _DIRECT + 0.5, T + end + 0.5
+        while low < last:
+            width = min(length, math.log(last / low))
+            part = 0.0
+            for j in range(len(_NODES)):
+                t = low * math.exp(0.5 * width * (1.0 + _NODES[j]))
+                part += 0.5 * width * _WEIGHTS[j] * t * latent_rate(latents, t - T) * math.exp(-rho * (t - T))
+            found += part
+            if part <= 1e-16 * found:
+                break
+            low *= math.exp(width)
+    return found * math.exp(rho * offset)
 
 
 @compiled.gap
@@ -203,6 +246,7 @@ FAMILY = PurchaseFamily(
     latents=("alive", "intensity", "decay", "c", "tenure"),
     latent=latent,
     latent_rate=latent_rate,
+    latent_value=latent_value,
     gap=gap,
     simulate=simulate,
     references=(

@@ -142,11 +142,10 @@ def gap(latents, s, rng):
     stays = math.exp(-latents[2])
     buys = stays * latents[1]
     happens = 1.0 - stays * (1.0 - latents[1])
-    if rng.random() * happens >= buys:
-        return math.inf
+    sign = 1.0 if rng.random() * happens < buys else -1.0
     if happens >= 1.0:
-        return 1.0
-    return 1.0 + math.floor(math.log(1.0 - rng.random()) / math.log1p(-happens))
+        return sign
+    return sign * (1.0 + math.floor(math.log(1.0 - rng.random()) / math.log1p(-happens)))
 
 
 def simulate(theta, T, rng):

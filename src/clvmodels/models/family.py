@@ -202,6 +202,7 @@ SIGNATURES = {
     "total": float64(_vector, _vector),
     "latent": void(_vector, _vector, _generator, _vector),
     "latent_rate": float64(_vector, float64),
+    "latent_value": float64(_vector, _vector),
     "gap": float64(_vector, float64, _generator),
     "expected_spend": float64(_vector, _vector),
     "basket": float64(_vector, _generator),
@@ -279,6 +280,27 @@ class Family:
         return f"<{self.role} family {self.name}({', '.join(self.parameter_names)})>"
 
 
+@dataclass(frozen=True, kw_only=True)
+class Phases:
+    """Hidden phases of the interval that runs at T: given the phase, ``rate`` needs no recency.
+
+    Attributes
+    ----------
+    count
+        ``draws[draw, parameter] -> int``: how many phases there are.
+    weight
+        ``(theta, stats)``: probability of the phase given alive at T; ``stats`` has one entry more
+        than ``state``, the phase 0, 1, ...
+    rate
+        ``(theta, stats, s)``: the rate given alive and the phase, for the same ``stats``. The
+        family's ``rate`` is the sum over phases of ``weight * rate``.
+    """
+
+    count: Callable[[np.ndarray], int]
+    weight: Callable[..., float]
+    rate: Callable[..., float]
+
+
 @dataclass(frozen=True, kw_only=True, repr=False)
 class PurchaseFamily(Family):
     """When customers buy and when they leave.
@@ -298,6 +320,9 @@ class PurchaseFamily(Family):
         A just-acquired customer is the row with x = t_x = T = 0.
     rate_depends_on
         The statistics that ``rate`` uses; the table of residual values is folded over them.
+    phases
+        For a rate that depends on recency through :class:`Phases` alone: the table is made
+        for each phase, without recency.
     converges
         ``theta array -> bool``: whether the undiscounted infinite sum of ``rate`` is finite.
     total
@@ -311,9 +336,13 @@ class PurchaseFamily(Family):
     latent_rate
         ``(latents, s)``: expected rate given latents and alive, for families whose
         latent rate is not exponential.
+    latent_value
+        ``(latents, code)``: that rate discounted and summed as ``Flow.code`` says, where it has
+        a closed form; without one it is summed at the nodes of the schedule.
     gap
         ``(latents, s, rng)``: given alive at s (0: the origin; otherwise the time of the
-        latest purchase), the waiting time to the next purchase, ``inf`` if there is none.
+        latest purchase), the waiting time to the next purchase. If there is none, ``inf`` where
+        the customer has left already, or minus the waiting time until leaving.
     simulate
         ``(theta, T, rng) -> Histories``; ages T per customer.
     """
@@ -323,11 +352,13 @@ class PurchaseFamily(Family):
     p_alive: Callable[..., float]
     rate: Callable[..., float]
     rate_depends_on: tuple[str, ...] = ("frequency", "T")
+    phases: Phases | None = None
     converges: Callable[[np.ndarray], bool]
     total: Callable[..., float]
     latents: tuple[str, ...]
     latent: Callable[..., None]
     latent_rate: Callable[..., float] | None = None
+    latent_value: Callable[..., float] | None = None
     gap: Callable[..., float]
     simulate: Callable[[Theta, np.ndarray, np.random.Generator], Histories]
 

@@ -54,9 +54,9 @@ def log_likelihood(theta, stats):
     end = pt.minimum(pt.maximum(T - t_x, 1e-200), pt.minimum(*reach))
     Y = pt.log1p(disconnected_grad(end) / c)
     y = Y[:, None] * _NODES
-    decay = (1 - power)[:, None] * y
-    decay -= further_power[:, None] * pt.log1p((c / further)[:, None] * pt.expm1(y))
-    integral = pt.log(c) + pt.log(Y) + pt.log(pt.exp(decay) @ _WEIGHTS)
+    log_ratio = pt.log((further - c)[:, None] + c[:, None] * pt.exp(y)) - pt.log(further)[:, None]
+    height = pt.exp((1 - power)[:, None] * y - further_power[:, None] * log_ratio)
+    integral = pt.log(c * Y) + pt.log(height @ _WEIGHTS)
 
     purchases = pt.gammaln(R) - pt.gammaln(r) + r * pt.log(alpha) + s * pt.log(beta)
     alive = -R * pt.log(alpha + T) - s * pt.log(beta + T)
@@ -78,7 +78,7 @@ def _log_integral(a, R, b, S, duration):
     for k in range(panels):
         for j in range(len(_NODES)):
             y = length * (k + _NODES[j])
-            total += _WEIGHTS[j] * math.exp((1.0 - R) * y - S * math.log1p(a / b * math.expm1(y)))
+            total += _WEIGHTS[j] * math.exp((1.0 - R) * y - S * math.log(1.0 - a / b + a / b * math.exp(y)))
     return math.log(a * length * total)
 
 

@@ -61,7 +61,7 @@ def latent(theta, stats, rng, out):
 @compiled.gap
 def gap(latents, s, rng):
     """The next renewal is one period away, or there is none."""
-    return 1.0 if rng.standard_exponential() > latents[2] else np.inf
+    return 1.0 if rng.standard_exponential() > latents[2] else -1.0
 
 
 def simulate(theta, T, rng):

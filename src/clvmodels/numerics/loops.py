@@ -59,11 +59,18 @@ def exponential_rate(latents, s):
     return latents[1] * math.exp(-latents[2] * s)
 
 
+@numba.njit(float64(_vector, _vector), cache=True)
+def exponential_value(latents, code):
+    """That rate, discounted and summed as ``Flow.code`` says."""
+    return latents[1] * decaying(latents[2], code)
+
+
 @numba.njit(
     void(
         _LATENT,
         _LATENT,
         _LATENT_RATE,
+        _OF_STATS,
         types.boolean,
         _matrix,
         _matrix,
@@ -87,7 +94,8 @@ def latent_values(
     latent,
     spend_latent,
     latent_rate,
-    exponential,
+    latent_value,
+    closed,
     draws,
     spend_draws,
     stats,
@@ -105,8 +113,10 @@ def latent_values(
 ):
     """One tile at level latent: who each customer is, purchases averaged out.
 
-    Flow 0 is the valuation, flows 1.. are the horizons. Writes ``value[customer, draw]`` and
-    adds to ``alive[draw]``, ``orders[flow, draw]``, ``revenue[flow, draw]``.
+    The purchases of a flow are ``latent_value`` where it is a closed form (``closed``), otherwise
+    ``latent_rate`` summed at the nodes. Flow 0 is the valuation, flows 1.. are the horizons.
+    Writes ``value[customer, draw]`` and adds to ``alive[draw]``, ``orders[flow, draw]``,
+    ``revenue[flow, draw]``.
     """
     latents, spends = np.empty(width), np.empty(width)
     flows = codes.shape[0]
@@ -119,8 +129,8 @@ def latent_values(
                 continue
             alive[d] += 1.0
             for k in range(flows):
-                if exponential:
-                    purchases = latents[1] * decaying(latents[2], codes[k])
+                if closed:
+                    purchases = latent_value(latents, codes[k])
                 else:
                     purchases = 0.0
                     for j in range(len(nodes)):
@@ -145,6 +155,7 @@ def latent_values(
         _vector,
         _vector,
         _vector,
+        _vector,
         _generator,
         int64,
         _matrix,
@@ -166,6 +177,7 @@ def predictive_values(
     spend_stats,
     margin,
     discounting,
+    rest,
     edges,
     rng,
     width,
@@ -176,12 +188,14 @@ def predictive_values(
 ):
     """One tile at level predictive: every future purchase and basket is drawn.
 
-    ``discounting`` is (periodic, step, offset, delta, end): purchases after ``end`` are not
-    drawn. Purchases in (edges[k], edges[k+1]] add to ``orders[k, draw]`` and
-    ``revenue[k, draw]``; the loop runs to the later of ``end`` and the last edge.
+    ``discounting`` is (periodic, step, offset, delta, cut): purchases up to ``cut`` are drawn and
+    valued. For a customer who is still there at ``cut``, what follows is added in expectation;
+    ``rest`` is the flow's code from ``cut`` on, with a horizon of 0 where nothing follows.
+    Purchases in (edges[k], edges[k+1]] add to ``orders[k, draw]`` and ``revenue[k, draw]``.
     """
-    periodic, step, offset, delta, end = discounting
-    last = max(end, edges[-1]) if len(edges) else end
+    periodic, step, offset, delta, cut = discounting
+    last = max(cut, edges[-1]) if len(edges) else cut
+    later = math.exp(-delta * cut) if rest[3] > 0.0 else 0.0
     latents, spends = np.empty(width), np.empty(width)
     for i in range(stats.shape[0]):
         for d in range(draws.shape[0]):
@@ -195,11 +209,16 @@ def predictive_values(
             k = 0
             total = 0.0
             while True:
-                s += gap(latents, s, rng)
+                wait = gap(latents, s, rng)
+                if wait < 0.0 or wait == math.inf:
+                    stays = wait < 0.0 and s - wait > cut
+                    break
+                s += wait
                 if s > last:
+                    stays = True
                     break
                 amount = basket(spends, rng)
-                if s <= end:
+                if s <= cut:
                     at = s
                     if periodic == 1.0:
                         at = step * (math.ceil(s / step - 1e-12) - offset)
@@ -209,6 +228,8 @@ def predictive_values(
                 if k < len(edges) - 1 and s > edges[k]:
                     orders[k, d] += 1.0
                     revenue[k, d] += amount
+            if stays and later > 0.0:
+                total += spends[0] * latents[1] * later * decaying(latents[2], rest)
             value[i, d] = margin[i] * total
 
 

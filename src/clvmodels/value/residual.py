@@ -1,15 +1,15 @@
 """Residual value given alive: the costly factor, tabulated per draw and interpolated in T.
 
-``R = Σ_j W_j rate(theta, x, T, s_j)`` does not depend on recency (for the families that
-say so) and is a smooth function of ``log(c + T)``, c being the shortest time scale of the
-draws. For every distinct combination of the other statistics, R is computed at Chebyshev
+``R = Σ_j W_j rate(theta, x, T, s_j)`` does not depend on recency (for families that say so;
+for others given the phase of the running interval) and is a smooth function of ``log(c + T)``,
+c being the shortest time scale of the draws. For every distinct combination of the other statistics, R is computed at Chebyshev
 nodes in that variable; their number follows from the distance of the nearest singularity
 (T = -c, an imaginary distance π away) so that the interpolation error is below 1e-11.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -55,6 +55,29 @@ class ResidualTable:
             weights = self.weights[rows][low:high, :n]
             out[low:high] = (weights @ block).reshape(high - low, *self.values.shape[1:])
         return out
+
+
+@dataclass(frozen=True)
+class PhaseTable:
+    """R of a family with phases: a table for each, and the weights of the rows."""
+
+    tables: tuple[ResidualTable, ...]
+    weight: Callable[..., float]
+    draws: np.ndarray
+    stats: np.ndarray
+
+    def at(self, rows: slice) -> np.ndarray:
+        """R of consecutive rows, shape (row, flow, draw)."""
+        out: np.ndarray = np.zeros(())
+        for phase, table in enumerate(self.tables):
+            weight = np.empty((len(self.stats[rows]), len(self.draws)))
+            loops.over_stats(self.weight, self.draws, _with_phase(self.stats[rows], phase), weight)
+            out = out + weight[:, None] * table.at(rows)
+        return out
+
+
+def _with_phase(stats: np.ndarray, phase: int) -> np.ndarray:
+    return np.column_stack([stats, np.full(len(stats), float(phase))])
 
 
 def time_scale(family: PurchaseFamily, draws: np.ndarray, T: np.ndarray) -> float:
@@ -138,8 +161,28 @@ def residual(
 
 def tabulate(
     family: PurchaseFamily, draws: np.ndarray, stats: np.ndarray, flows: Sequence[Flow]
-) -> ResidualTable:
+) -> ResidualTable | PhaseTable:
     """Table of R for rows that are sorted so that equal (statistics but T, recency) are together."""
+    if family.phases is None:
+        return _tabulate(family, draws, stats, flows)
+    phases = family.phases
+    depends = tuple(name for name in family.rate_depends_on if name != "recency")
+    given = replace(
+        family,
+        state=(*family.state, "phase"),
+        rate=phases.rate,
+        rate_depends_on=(*depends, "phase"),
+        phases=None,
+    )
+    tables = (
+        _tabulate(given, draws, _with_phase(stats, phase), flows) for phase in range(phases.count(draws))
+    )
+    return PhaseTable(tuple(tables), phases.weight, draws, stats)
+
+
+def _tabulate(
+    family: PurchaseFamily, draws: np.ndarray, stats: np.ndarray, flows: Sequence[Flow]
+) -> ResidualTable:
     names = family.state
     depends = [names.index(name) for name in family.rate_depends_on]
     t = names.index("T")

@@ -22,7 +22,8 @@ from clvmodels.value.threads import ordered
 
 TILE = 256
 _STREAM = {"latent": 1, "predictive": 2, "future": 3}
-_FADED = 14.0  # predictive purchases discounted by more than exp(-14) = 8e-7 are left out
+_DRAWN = 3.0  # purchases discounted by more than exp(-3) are expected, not drawn: 0.25 % of variance
+_FADED = 14.0  # without a closed form for the rest, purchases are drawn until exp(-14) = 8e-7
 
 
 @dataclass(frozen=True)
@@ -163,7 +164,7 @@ class Valuation:
         flows = [self.flow, *self.horizons]
         family = self.purchases
         discrete = family.clock == "discrete"
-        exponential = family.latent_rate is None
+        closed = family.latent_rate is None or family.latent_value is not None
         codes = np.array([flow.code(discrete) for flow in flows])
         plan = make_schedule(family, self.draws, self.rows.stats, flows)
         width = max(len(family.latents), len(self.spend.latents))
@@ -175,7 +176,8 @@ class Valuation:
                 family.latent,
                 self.spend.latent,
                 family.latent_rate or loops.exponential_rate,
-                exponential,
+                family.latent_value or loops.exponential_value,
+                closed,
                 self.draws,
                 self.spend_draws,
                 self.rows.stats[self.rows.index[customers]],
@@ -222,12 +224,19 @@ class Valuation:
 
     def _simulate(self, stream: str, flow: Flow, edges: np.ndarray) -> Iterator[Tile]:
         family = self.purchases
-        periodic, _, delta, horizon, step, offset = flow.code(family.clock == "discrete")
-        end = min(horizon, _FADED / delta) if delta > 0 else horizon
-        if np.isinf(end):
+        code = flow.code(family.clock == "discrete")
+        periodic, _, delta, horizon, step, offset = code
+        memoryless = family.latent_rate is None
+        cut = horizon if delta == 0 else min(horizon, (_DRAWN if memoryless else _FADED) / delta)
+        if memoryless and cut < horizon:
+            cut = min(max(cut, edges[-1]), horizon)
+            cut = step * np.ceil(cut / step) if periodic else cut
+        if np.isinf(cut):
             # Undiscounted for ever: lifetimes are finite in every draw, the sum converges.
-            end = np.finfo(float).max
-        discounting = np.array([periodic, step, offset, delta, end])
+            cut = np.finfo(float).max
+        discounting = np.array([periodic, step, offset, delta, cut])
+        rest = code.copy()
+        rest[3] = max(horizon - cut, 0.0) if memoryless and cut < horizon else 0.0
         width = max(len(family.latents), len(self.spend.latents))
 
         def work(task: tuple[int, np.ndarray]) -> Tile:
@@ -244,6 +253,7 @@ class Valuation:
                 self.spend_stats[customers],
                 self.assumptions.margin[customers],
                 discounting,
+                rest,
                 edges,
                 self._generator(stream, number),
                 width,
