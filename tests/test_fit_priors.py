@@ -8,10 +8,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from clvmodels.artifacts import Calendar, Summary
+from clvmodels.artifacts import Calendar, Rows, Summary
 from clvmodels.config import FitConfig, ModelConfig
 from clvmodels.errors import InputError
-from clvmodels.fit import check_data, check_model, fit, measure
+from clvmodels.fit import check_data, check_model, fit, fit_family, measure
 from clvmodels.fit.priors import resolve
 from clvmodels.models import registry
 from clvmodels.models.family import Scale
@@ -149,11 +149,26 @@ def test_families_may_object_to_the_data(monkeypatch):
 
 
 def test_values_outside_the_model_are_named():
-    data = summary([2, 1, 0], [3, 2, 0], [5, 9, 9], [10.0, 0.0, np.nan])
+    family = registry.get("gamma_gamma")
+    rows = Rows(
+        names=family.statistics,
+        stats=np.array([[1.0, 0.0], [2.0, 10.0]]),
+        weight=np.array([3.0, 1.0]),
+        index=np.zeros(4, int),
+    )
     with pytest.raises(
-        InputError, match=r"not finite for 1 of 2 customers \(first: frequency = 1, monetary_value = 0\)"
+        InputError, match=r"not finite for 3 of 4 customers \(first: frequency = 1, monetary_value = 0\)"
     ):
-        fit(data, ModelConfig(family="bg_nbd", fixed=GIVEN), SPEND, FitConfig(), 0)
+        fit_family(family, rows, SPEND, FitConfig(), 0, SCALE)
+
+
+def test_customers_who_spent_nothing_are_left_to_the_purchase_family():
+    data = summary([2, 1, 0], [3, 2, 0], [5, 9, 9], [10.0, 0.0, np.nan])
+    posterior = fit(data, ModelConfig(family="bg_nbd", fixed=GIVEN), SPEND, FitConfig(sampler="map"), 0)
+    assert posterior.spend.customers == 1
+    free = summary([2, 1, 0], [3, 2, 0], [5, 9, 9], [0.0, 0.0, np.nan])
+    with pytest.raises(InputError, match="no repeat purchase of 2 customers has an amount above 0"):
+        check_data(free, PURCHASES, SPEND)
 
 
 def test_role_of_a_family_is_checked():

@@ -29,7 +29,7 @@ from pydantic.fields import FieldInfo
 from clvmodels.artifacts import DAYS_PER_UNIT, DAYS_PER_YEAR
 from clvmodels.errors import InputError
 
-BUNDLED = ("cdnow", "cdnow_sample", "online_retail")
+BUNDLED = ("cdnow", "cdnow_sample", "online_retail", "donations", "contracts")
 INFINITE = "infinite"
 _DURATION = re.compile(r"(\d+(?:\.\d+)?) (day|week|month|year)s?")
 
@@ -115,6 +115,36 @@ class Columns(Section):
     """Revenue of the row, negative for a refund."""
 
 
+class SummaryColumns(Section):
+    """Which column of a table of summaries means what."""
+
+    frequency: str = "frequency"
+    """Of a summary: number of repeat purchases (on a discrete clock, of later periods with a purchase)."""
+    recency: str = "recency"
+    """Of a summary: time from the first purchase to the last, 0 without a repeat purchase."""
+    T: str = "T"
+    """Of a summary: time from the first purchase to observation_end."""
+    monetary_value: str | None = None
+    """Of a summary: mean amount of the repeat purchases; default: ``monetary_value`` where the
+    table has it."""
+    weight: str | None = None
+    """Of a summary: number of customers that a row stands for; default: ``weight`` where the table
+    has it, else 1."""
+    customer: str | None = None
+    """Of a summary: customer id; default: ``customer`` where the table has it, else numbers."""
+
+
+def _columns_kind(value: Any) -> str:
+    names = value if isinstance(value, Mapping) else ("date",) if isinstance(value, Columns) else ()
+    return "<transactions>" if "date" in names or "amount" in names else "<summary>"
+
+
+AnyColumns = Annotated[
+    Annotated[Columns, Tag("<transactions>")] | Annotated[SummaryColumns, Tag("<summary>")],
+    Discriminator(_columns_kind),
+]
+
+
 class Exclude(Section):
     """Customers who are left out of everything, each kind counted in the ledger."""
 
@@ -127,20 +157,27 @@ class DataConfig(Section):
 
     source: str | None = None
     """Bundled data set, file path or glob (relative to the config file); None: a table is passed."""
-    columns: Columns | None = None
-    """Which column of the log means what; not needed for bundled data."""
+    kind: Literal["transactions", "summary"] = "transactions"
+    """A log of transactions, or a table that already has frequency, recency and T of each customer."""
+    columns: AnyColumns | None = None
+    """Which column means what: customer, date and amount of a log (not needed for bundled data);
+    frequency, recency, T, monetary_value, weight and customer of a summary (default: those names)."""
     format: Literal["csv", "parquet"] | None = None
     """Default: by the file's ending."""
     delimiter: str | None = None
     """CSV only; default: the one that splits the header."""
     date_format: str | None = None
     """strptime format; default: ISO dates and date columns."""
-    time_unit: Literal["day", "week", "month"] = "week"
-    """Unit of all durations; the answer does not depend on it."""
+    clock: Literal["continuous", "discrete"] = "continuous"
+    """``discrete``: purchases are merged within calendar periods of time_unit (weeks start on
+    Monday), each of which is one opportunity to buy; frequency, recency and T count the periods
+    after the first, and only periods that observation_end completes."""
+    time_unit: Literal["day", "week", "month", "year"] = "week"
+    """Unit of all durations. On a continuous clock the answer does not depend on it."""
     currency: str | None = None
     """Label of all money; default: the bundled data's own, else USD."""
     observation_end: Day | None = None
-    """ISO date; default: last date in the data."""
+    """ISO date; default: last date in the data. A table of summaries has no dates and needs it."""
     holdout_end: Day | None = None
     """ISO date; purchases after observation_end up to here are counted per customer; default:
     last date in the data where observation_end is earlier."""
@@ -158,6 +195,34 @@ class DataConfig(Section):
     of the export."""
     exclude: Exclude | None = None
     """Customers who are left out of everything, each kind counted in the ledger."""
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> DataConfig:
+        if self.kind == "transactions":
+            if isinstance(self.columns, SummaryColumns):
+                raise ValueError(
+                    "data.columns names neither date nor amount: a log needs customer, date and amount, "
+                    "and for a table of frequency, recency and T data.kind is summary"
+                )
+            return self
+        if isinstance(self.columns, Columns):
+            raise ValueError(
+                "data.columns names date or amount, which a table of summaries does not have: it has "
+                "frequency, recency and T, or data.kind is transactions"
+            )
+        if given := sorted(_LOG_ONLY & self.model_fields_set):
+            raise ValueError(
+                f"data.{given[0]} is for a log of transactions and data.kind is summary: leave it out"
+            )
+        if self.observation_end is None:
+            raise ValueError(
+                "data.observation_end is missing: a table of summaries has no dates, so give the day to "
+                "which T was counted"
+            )
+        return self
+
+
+_LOG_ONLY = {"date_format", "holdout_end", "refunds", "negative_days", "zero_days", "duplicates", "exclude"}
 
 
 class ModelConfig(Section):
@@ -528,7 +593,7 @@ def _unknown(key: str) -> str:
 
 
 def _missing(key: str) -> str:
-    info = dict(schema())[key]
+    info = next(info for name, info in schema() if name == key)
     if isinstance(info.annotation, type) and issubclass(info.annotation, Section):
         needed = [name for name, field in info.annotation.model_fields.items() if field.is_required()]
         return f"{key} is missing; it needs {' and '.join(needed)}"

@@ -191,8 +191,8 @@ def fit(
         _refuse_existing(folder, overwrite)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        for model in (config.models.purchases, config.models.spend):
-            fitting.check_model(model)
+        fitting.check_model(config.models.purchases, "purchases")
+        fitting.check_model(config.models.spend, "spend")
         tell("reading transactions", None)
         data = _summarise(config, transactions)
         assumptions = resolve_assumptions(config, data)
@@ -207,7 +207,9 @@ def fit(
     meta = {
         "seconds": clock.laps,
         "machine": {"system": platform.system(), "processor": platform.machine(), "cores": os.cpu_count()},
-        "warnings": sorted({str(warning.message) for warning in caught}),
+        "warnings": sorted(
+            {str(w.message) for w in caught if not issubclass(w.category, DeprecationWarning | FutureWarning)}
+        ),
     }
     return _finish(replace(run, meta=meta), folder, overwrite, tell)
 
@@ -228,13 +230,14 @@ def check(
     from clvmodels import fit as fitting
 
     config = _load(config, overrides, seed)
-    for model in (config.models.purchases, config.models.spend):
-        fitting.check_model(model)
+    fitting.check_model(config.models.purchases, "purchases")
+    fitting.check_model(config.models.spend, "spend")
     if out is not None and Path(out).exists():
         raise InputError(f"{out} exists; name another file with --out, or remove it.")
     if progress:
         progress("reading transactions", None)
     data = _summarise(config, transactions)
+    fitting.check_data(data, config.models.purchases, config.models.spend)
     resolve_assumptions(config, data)
     if out is not None:
         data.save(Path(out))

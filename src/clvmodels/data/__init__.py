@@ -1,6 +1,6 @@
-"""From a transaction log to one row per customer: sources, summary, ledger, bundled logs.
+"""From a log of transactions, or a table of summaries, to customers: sources, ledger, bundled data.
 
-The only user of Ibis; it is imported when a log is read.
+The only user of Ibis; it is imported when data are read.
 """
 
 from __future__ import annotations

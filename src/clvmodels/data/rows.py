@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
+from clvmodels.data import periods
 from clvmodels.data.ledger import counted
 from clvmodels.data.sources import Source, short
 from clvmodels.errors import InputError
@@ -342,6 +343,18 @@ def _windows(
     if after is None and end < last:
         after = last
         notes.append(f"holdout_end not given: the last date in the data, {last}, is used.")
+    if config.clock == "discrete":
+        unit, whole = config.time_unit, periods.last_complete(end, config.time_unit)
+        if whole < first:
+            raise InputError(
+                f"data.clock is discrete, and no {unit} that begins with the first date, {first}, or later is "
+                f"complete by observation_end {end}: give a later day or a shorter data.time_unit."
+            )
+        notes.append(
+            f"Discrete clock: purchases are merged by {unit}, so that a customer-day of this ledger is a "
+            f"customer-{unit}; the last complete {unit} ends on {whole}."
+        )
+        end, after = whole, after and periods.last_complete(after, unit)
     return end, after if after is not None and after > end else None, notes
 
 

@@ -28,6 +28,8 @@ from clvmodels.errors import InputError
 if TYPE_CHECKING:
     from clvmodels.config import DataConfig
 
+Choose = Callable[[Sequence[str], str], Mapping[str, str]]
+"""From the columns of a table and what messages call it: internal name → the user's."""
 ENDINGS = {".csv": "csv", ".tsv": "csv", ".txt": "csv", ".parquet": "parquet", ".pq": "parquet"}
 DELIMITERS = (",", ";", "\t", "|")
 
@@ -109,6 +111,7 @@ def opened(
     transactions: Any = None,
     margin_column: str | None = None,
     base: Path = Path("."),
+    statistics: Sequence[str] = (),
 ) -> Iterator[Source]:
     """Open the source of a config, or the table that was passed, and close it afterwards.
 
@@ -122,6 +125,8 @@ def opened(
         Column of margin ratios, where the run takes the margin from the log.
     base
         Folder to which a relative ``source`` refers.
+    statistics
+        Columns that the families declare; a table of summaries must have them.
 
     Raises
     ------
@@ -130,18 +135,19 @@ def opened(
     """
     import ibis
 
-    wanted = _wanted(config, margin_column)
+    choose = partial(_wanted, config, margin_column, tuple(statistics))
     if transactions is not None and config.source is not None:
         raise InputError(
             f"data.source is {config.source!r} and a table of transactions is passed too: leave one out."
         )
     if transactions is None and config.source is None:
         raise InputError("no transactions: set data.source to a file, or pass a table.")
+    _refuse_other_kind(config)
     if isinstance(transactions, ibis.Table):
         backend = transactions.get_backend()
         label = "the Ibis table"
         columns = list(transactions.columns)
-        require(columns, wanted.values(), label)
+        wanted = choose(columns, label)
         yield Source(
             table=_renamed(transactions, {name: name for name in columns}, wanted),
             backend=backend,
@@ -152,10 +158,10 @@ def opened(
         return
     with scratch() as backend:
         if transactions is not None:
-            yield _from_memory(transactions, backend, wanted)
+            yield _from_memory(transactions, backend, choose)
         else:
             assert config.source is not None
-            yield _from_files(config, backend, wanted, base)
+            yield _from_files(config, backend, choose, base)
 
 
 @contextmanager
@@ -298,28 +304,68 @@ def read_parquet(backend: Any, files: Sequence[Path]) -> Any:
         raise _explain(str(error), repr(files[0].name)) from error
 
 
-def _wanted(config: DataConfig, margin_column: str | None) -> dict[str, str]:
-    """Internal name → the user's, for the columns that the run uses."""
-    log = LOGS.get(config.source or "")
-    columns = config.columns or log
-    if columns is None:
-        raise InputError("data.columns is missing: name the columns of customer, date and amount.")
-    wanted = {"customer": columns.customer, "date": columns.date, "amount": columns.amount}
-    if len(set(wanted.values())) < 3:
-        raise InputError(
-            f"data.columns names one column twice: customer {columns.customer!r}, "
-            f"date {columns.date!r}, amount {columns.amount!r}."
-        )
+def _wanted(
+    config: DataConfig,
+    margin_column: str | None,
+    statistics: Sequence[str],
+    columns: Sequence[str],
+    label: str,
+) -> dict[str, str]:
+    """Internal name → the user's, for the columns that the run uses; all of them are there."""
+    wanted = _columns_of_table(config, columns) if config.kind == "summary" else _columns_of_log(config)
+    if len(set(wanted.values())) < len(wanted):
+        named = ", ".join(f"{role} {name!r}" for role, name in wanted.items())
+        raise InputError(f"data.columns names one column twice: {named}.")
     if margin_column is not None:
         wanted["margin"] = margin_column
-    return wanted | {f"segment_{i}": name for i, name in enumerate(config.segments)}
+    wanted |= {f"segment_{i}": name for i, name in enumerate(config.segments)}
+    require(columns, wanted.values(), label)
+    if config.kind == "summary":
+        for name in statistics:
+            if name not in columns:
+                raise InputError(
+                    f"{label} has no column {name!r}, which this model needs and which a log of "
+                    "transactions would give: add the column, or choose another family."
+                )
+            wanted[name] = name
+    return wanted
+
+
+def _columns_of_log(config: DataConfig) -> dict[str, str]:
+    columns = config.columns or LOGS.get(config.source or "")
+    if columns is None:
+        raise InputError("data.columns is missing: name the columns of customer, date and amount.")
+    return {role: getattr(columns, role) for role in ("customer", "date", "amount")}
+
+
+def _columns_of_table(config: DataConfig, columns: Sequence[str]) -> dict[str, str]:
+    """frequency, recency and T; the others where they are named or there under their own names."""
+    given = config.columns
+    wanted = {role: getattr(given, role, role) for role in ("frequency", "recency", "T")}
+    for role in ("monetary_value", "weight", "customer"):
+        named = getattr(given, role, None)
+        if named or role in columns:
+            wanted[role] = named or role
+    return wanted
+
+
+def _refuse_other_kind(config: DataConfig) -> None:
+    """A bundled data set is of one kind, and one of summaries counts opportunities of one unit."""
+    known = LOGS.get(config.source or "")
+    if known is None:
+        return
+    needs = {"kind": known.kind}
+    if known.time_unit is not None:
+        needs |= {"clock": "discrete", "time_unit": known.time_unit}
+    if wrong := [f"data.{key} to {value}" for key, value in needs.items() if getattr(config, key) != value]:
+        raise InputError(f"data.source {config.source!r} is {known.title}: set {' and '.join(wrong)}.")
 
 
 def _renamed(table: Any, places: Mapping[str, str], wanted: Mapping[str, str]) -> Any:
     return table.select(**{internal: table[places[name]] for internal, name in wanted.items()})
 
 
-def _from_memory(transactions: Any, backend: Any, wanted: Mapping[str, str]) -> Source:
+def _from_memory(transactions: Any, backend: Any, choose: Choose) -> Source:
     import ibis
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -332,20 +378,21 @@ def _from_memory(transactions: Any, backend: Any, wanted: Mapping[str, str]) -> 
             f"transactions is a {type(transactions).__name__}: pass a pandas, Polars, Arrow or Ibis table."
         )
     label = f"the {kind} table"
-    columns = getattr(transactions, "column_names", None) or getattr(transactions, "columns", None)
-    used = list(dict.fromkeys(wanted.values()))
-    if columns is not None:
-        require([str(name) for name in columns], used, label)
-        is_pandas = hasattr(transactions, "loc")
-        transactions = transactions[used] if is_pandas else transactions.select(used)
+    columns = getattr(transactions, "column_names", None)
+    columns = getattr(transactions, "columns", None) if columns is None else columns
     try:
-        table = pa.table(transactions)
+        if columns is None:
+            transactions = pa.table(transactions)
+            columns = transactions.column_names
+        wanted = choose([str(name) for name in columns], label)
+        used = list(dict.fromkeys(wanted.values()))
+        some = transactions[used] if hasattr(transactions, "loc") else transactions.select(used)
+        table = pa.table(some)
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
         reason = str(error.args[0]).splitlines()[0]
         raise InputError(
             f"{label} has a column of mixed types ({reason}): give each column one type."
         ) from error
-    require(table.column_names, used, label)
     if not table.num_rows:
         raise InputError(f"{label} has no rows.")
     table = table.select(used)
@@ -358,7 +405,7 @@ def _from_memory(transactions: Any, backend: Any, wanted: Mapping[str, str]) -> 
     return Source(table=view, backend=backend, names=wanted, label=label, parts=((label, lambda: view),))
 
 
-def _from_files(config: DataConfig, backend: Any, wanted: Mapping[str, str], base: Path) -> Source:
+def _from_files(config: DataConfig, backend: Any, choose: Choose, base: Path) -> Source:
     assert config.source is not None
     if config.source in LOGS:
         files, kind = [bundled_path(config.source)], "parquet"
@@ -369,7 +416,7 @@ def _from_files(config: DataConfig, backend: Any, wanted: Mapping[str, str], bas
     currency = LOGS[config.source].currency if config.source in LOGS else None
     if kind == "parquet":
         table = read_parquet(backend, files)
-        require(table.columns, wanted.values(), label)
+        wanted = choose(table.columns, label)
         table = _renamed(table, {name: name for name in table.columns}, wanted)
         parts = ((label, lambda: table),) if len(files) == 1 else ()
         return Source(
@@ -384,7 +431,7 @@ def _from_files(config: DataConfig, backend: Any, wanted: Mapping[str, str], bas
     headers = {}
     for file in files:
         delimiter, names = csv_header(file, config.delimiter)
-        require(names, wanted.values(), repr(file.name))
+        wanted = choose(names, repr(file.name))
         headers[file] = (delimiter, tuple(names))
 
     def table_of(some: Sequence[Path]) -> Any:

@@ -1,7 +1,8 @@
 """From rows to customers: one Ibis expression of two group-bys, run where the data are.
 
 Purchases of a customer on one day are one purchase; durations are days divided by the days
-of the time unit, not rounded.
+of the time unit, not rounded. On a discrete clock a calendar period takes the place of the day
+(its first day stands for it), and durations are counted in periods.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from clvmodels.artifacts import DAYS_PER_UNIT, Calendar, Segment, Summary
-from clvmodels.data import ledger
+from clvmodels.data import ledger, periods
 from clvmodels.data.rows import Cleaned, clean
 from clvmodels.data.sources import Source, opened
 from clvmodels.errors import InputError
@@ -39,7 +40,7 @@ def summarise(
     margin_column: str | None = None,
     base: Path = Path("."),
 ) -> Summary:
-    """Summary of a transaction log: one row per customer, with the ledger of what was read.
+    """Summary of a transaction log, or of a table of summaries, with the ledger of what was read.
 
     Parameters
     ----------
@@ -63,16 +64,24 @@ def summarise(
         from the first date to the end of the holdout (or calibration) window; its first orders
         are everybody's, its repeat orders those of the summary's customers. A segment is the
         customer's value on the first purchase day, the alphabetically first if that day has
-        several.
+        several. On a discrete clock "day" is "period of ``config.time_unit``" throughout.
 
     Raises
     ------
     InputError
         If the log cannot be read or does not make a summary; the message says what to do.
     """
-    with opened(config, transactions, margin_column, base) as source:
+    names = [statistic.name for statistic in statistics]
+    with opened(config, transactions, margin_column, base, names) as source:
+        if config.kind == "summary":
+            from clvmodels.data.table import read
+
+            return read(source, config, statistics)
         cleaned = clean(source, config)
-        all_days = source.keep(_customer_days(cleaned.rows))
+        rows = cleaned.rows
+        if config.clock == "discrete":
+            rows = rows.mutate(day=periods.start_of(rows.day, config.time_unit))
+        all_days = source.keep(_customer_days(rows))
         facts = source.fetch(_day_facts(all_days)).to_pylist()[0]
         _refuse_days(source, config, facts, cleaned)
         days = _purchase_days(all_days, config)
@@ -82,7 +91,7 @@ def summarise(
             totals = left_out.aggregate(customers=left_out.count(), spend=left_out.spend.sum())
             excluded = source.fetch(totals).to_pylist()[0]
             days = source.keep(days.anti_join(left_out, "customer"))
-        table = source.fetch(customers(days, config.time_unit, cleaned.end, statistics))
+        table = source.fetch(customers(days, config.time_unit, cleaned.end, statistics, config.clock))
         daily = source.fetch(_daily(days, cleaned.end))
         return _assemble(source, config, cleaned, facts, excluded, table, daily, statistics)
 
@@ -162,7 +171,13 @@ def _excluded(days: Any, limit: float, end: dt.date) -> Any:
     return grouped.filter(repeat > limit).select("customer", "spend")
 
 
-def customers(days: Any, time_unit: str, end: dt.date, statistics: tuple[Statistic, ...] = ()) -> Any:
+def customers(
+    days: Any,
+    time_unit: str,
+    end: dt.date,
+    statistics: tuple[Statistic, ...] = (),
+    clock: str = "continuous",
+) -> Any:
     """The customer summary as one Ibis expression over purchase days.
 
     Parameters
@@ -176,20 +191,23 @@ def customers(days: Any, time_unit: str, end: dt.date, statistics: tuple[Statist
         Last day of the calibration window; later days count as holdout.
     statistics
         Columns that the families declare; only those of intervals need a window function.
+    clock
+        On a discrete clock ``day`` is the first day of a period.
 
     Returns
     -------
     Ibis table
         One row per customer, those whose first purchase is after ``end`` included. ``recency``
-        and ``T`` are whole days (engines divide by a constant in more than one way), ``spend``
-        and ``holdout_amount`` exact decimals.
+        and ``T`` are whole days, or periods (engines divide by a constant in more than one way),
+        ``spend`` and ``holdout_amount`` exact decimals.
     """
     import ibis
 
-    last_day = ibis.date(end.isoformat())
+    counted, per = ("day", DAYS_PER_UNIT[time_unit]) if clock == "continuous" else (time_unit, 1.0)
+    last_day = periods.start_of(ibis.date(end.isoformat()), counted)
     if any(s.of == "interval" for s in statistics):
         before = days.day.lag().over(ibis.window(group_by="customer", order_by="day"))
-        days = days.mutate(interval=days.day.delta(before, unit="day") / DAYS_PER_UNIT[time_unit])
+        days = days.mutate(interval=periods.between(before, days.day, counted) / per)
     seen = days.day <= last_day
     columns = {
         "first_day": days.day.min(),
@@ -216,8 +234,8 @@ def customers(days: Any, time_unit: str, end: dt.date, statistics: tuple[Statist
         "customer": grouped.customer,
         "first_day": grouped.first_day,
         "frequency": frequency.cast("float64"),
-        "recency": grouped.last_day.delta(grouped.first_day, unit="day"),
-        "T": last_day.delta(grouped.first_day, unit="day"),
+        "recency": periods.between(grouped.first_day, grouped.last_day, counted),
+        "T": periods.between(grouped.first_day, last_day, counted),
         "monetary_value": some.ifelse(repeat.cast("float64") / frequency, None),
         "first_amount": grouped.first_amount.cast("float64"),
         "spend": grouped.spend,
@@ -289,6 +307,7 @@ def _assemble(
     import pyarrow as pa
     import pyarrow.compute as pc
 
+    counted = config.time_unit if config.clock == "discrete" else "day"
     found = table.num_rows
     in_time = pc.less_equal(table["first_day"], pa.scalar(cleaned.end, table["first_day"].type))
     later, table = table.filter(pc.invert(in_time)), table.filter(in_time)
@@ -303,16 +322,17 @@ def _assemble(
     names = ["frequency", "recency", "T", "monetary_value", "first_amount"]
     names += ["margin"] if "margin" in table.column_names else []
     columns = {name: _floats(table[name]) for name in names}
-    columns |= {name: columns[name] / DAYS_PER_UNIT[config.time_unit] for name in ("recency", "T")}
+    if config.clock == "continuous":
+        columns |= {name: columns[name] / DAYS_PER_UNIT[config.time_unit] for name in ("recency", "T")}
     columns |= {s.name: _floats(table[f"statistic_{i}"]) for i, s in enumerate(statistics)}
     if cleaned.holdout_end:
         columns |= {name: _floats(table[name]) for name in ("holdout_frequency", "holdout_amount")}
     if not columns["T"].any() and not columns["recency"].any():
         raise InputError(
-            f"{source.column('date')}: all purchases up to {cleaned.end} fall on one day, {first_day[0]}: "
-            "a model needs a span of time; look at data.date_format and data.observation_end."
+            f"{source.column('date')}: all purchases up to {cleaned.end} fall on one {counted}, "
+            f"{first_day[0]}: a model needs a span of time; look at data.date_format and data.observation_end."
         )
-    calendar = _calendar(daily, first_day.min(), cleaned)
+    calendar = _calendar(daily, first_day.min(), cleaned, counted)
     _refuse_logs(source, statistics, daily, cleaned)
     notes = [*cleaned.notes]
     if config.currency is None and source.currency is None:
@@ -372,7 +392,8 @@ def _assemble(
         "segments": about,
         "notes": notes,
     }
-    holdout = (cleaned.holdout_end - cleaned.end).days if cleaned.holdout_end else 0
+    window = [periods.number(day, counted) for day in (cleaned.end, cleaned.holdout_end or cleaned.end)]
+    holdout = float(window[1] - window[0])
     summary = Summary(
         customer=np.array(table["customer"].to_pylist(), dtype=object),
         columns=columns,
@@ -382,10 +403,11 @@ def _assemble(
         time_unit=config.time_unit,
         observation_start=first_day.min().item(),
         observation_end=cleaned.end,
-        holdout=holdout / DAYS_PER_UNIT[config.time_unit],
+        holdout=holdout / DAYS_PER_UNIT[config.time_unit] if config.clock == "continuous" else holdout,
         currency=entries["currency"],
         ledger=ledger.reconcile(entries),
         fingerprint="",
+        clock=config.clock,
     )
     return replace(summary, fingerprint=fingerprint(summary))
 
@@ -427,15 +449,16 @@ def _segment(source: Source, table: Any, name: str) -> tuple[Segment, dict[str, 
     return Segment(codes=codes, labels=tuple(labels)), {"values": len(labels), "several": several}
 
 
-def _calendar(daily: Any, start: np.datetime64, cleaned: Cleaned) -> Calendar:
-    """Every day of the window, zeros included."""
-    day = np.arange(start, np.datetime64(cleaned.holdout_end or cleaned.end) + 1)
-    place = (daily["day"].to_numpy().astype("datetime64[D]") - start).astype(int)
+def _calendar(daily: Any, start: np.datetime64, cleaned: Cleaned, counted: str) -> Calendar:
+    """Every day, or the last day of every period, of the window, zeros included."""
+    first, last = (periods.number(day, counted) for day in (start, cleaned.holdout_end or cleaned.end))
+    every = np.arange(first, last + 1)
+    place = periods.number(daily["day"].to_numpy(), counted) - first
     totals = {}
     for name in ("first_orders", "repeat_orders", "first_amount", "repeat_amount"):
-        totals[name] = np.zeros(len(day))
+        totals[name] = np.zeros(len(every))
         totals[name][place] = np.nan_to_num(_floats(daily[name]))
-    return Calendar(day=day, **totals)
+    return Calendar(day=periods.last_day(every, counted), **totals)
 
 
 def _refuse_logs(source: Source, statistics: tuple[Statistic, ...], daily: Any, cleaned: Cleaned) -> None:
@@ -458,16 +481,20 @@ def _refuse_logs(source: Source, statistics: tuple[Statistic, ...], daily: Any, 
 def fingerprint(summary: Summary) -> str:
     """sha256 of what the log says about customers, whatever the order of rows, engine or time unit.
 
-    It covers ids, days, amounts, margins, segments and windows; not the columns that families
-    declare, which follow from the same purchases.
+    On a discrete clock the time unit counts: it decides what an opportunity is. It covers ids, days,
+    amounts, margins, segments and windows; not the columns that families declare, which follow from
+    the same purchases.
     """
-    per = DAYS_PER_UNIT[summary.time_unit]
+    discrete = summary.clock == "discrete"
+    per = 1.0 if discrete else DAYS_PER_UNIT[summary.time_unit]
     digest = hashlib.sha256()
     plain = {
         "customer": summary.customer.tolist(),
         "segments": {name: s.labels for name, s in sorted(summary.segments.items())},
         "window": [summary.observation_end.isoformat(), round(summary.holdout * per)],
     }
+    if discrete:
+        plain["opportunities"] = summary.time_unit
     digest.update(json.dumps(plain, sort_keys=True).encode())
     arrays = [summary.first_day.astype(np.int64)]
     arrays += [np.rint(summary[name] * per) for name in ("recency", "T")]

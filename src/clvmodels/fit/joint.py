@@ -11,7 +11,7 @@ import numpy as np
 
 from clvmodels.artifacts import FamilyPosterior, Posterior, Rows, Sampler, Summary
 from clvmodels.config import FitConfig, ModelConfig
-from clvmodels.fit.priors import AUTO, check_data, check_model, constants, fixed, measure, resolve
+from clvmodels.fit.priors import AUTO, check_data, check_model, constants, fixed, is_given, measure, resolve
 from clvmodels.models.family import Family, Scale
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def fit(
         np.random.SeedSequence(seed).spawn(2),
         strict=True,
     ):
-        free = model.fixed is None
+        free = not is_given(family, model)
         rows, scale = (summary.fold(family.statistics, where), measure(summary)) if free else (None, None)
         parts.append(fit_family(family, rows, model, options, stream, scale, progress))
     return Posterior(
@@ -91,7 +91,7 @@ def fit_family(
     FamilyPosterior
         The same bits for the same seed, and for customers in any order.
     """
-    if model.fixed is not None:
+    if is_given(family, model):
         point = family.vector(fixed(family, model))
         return _single(family, point, "fixed", maximum={}, diagnostics={}, priors={}, rows=0, customers=0)
     if rows is None or scale is None:

@@ -15,7 +15,7 @@ from clvmodels.artifacts import Summary
 from clvmodels.config import ModelConfig
 from clvmodels.errors import InputError
 from clvmodels.models import registry
-from clvmodels.models.family import Domain, Family, PriorSpec, Scale
+from clvmodels.models.family import Domain, Family, PriorSpec, PurchaseFamily, Scale
 
 FLAT: Mapping[Domain, PriorSpec] = {
     "positive": {"dist": "HalfFlat"},
@@ -68,30 +68,51 @@ def check_data(summary: Summary, purchases: ModelConfig, spend: ModelConfig) -> 
     InputError
         If there is nothing to learn from, or a family objects to the data.
     """
+    families = registry.purchases(purchases.family), registry.spend(spend.family)
+    learns = not is_given(families[0], purchases), not is_given(families[1], spend)
     buyers = int((summary["frequency"] > 0).sum())
     end = summary.observation_end
-    if purchases.fixed is None and not (summary["T"] > 0).any():
+    if learns[0] and not (summary["T"] > 0).any():
         raise InputError(
             f"all {len(summary):,} customers made their first purchase on {end}, the end of observation, so "
             f"{purchases.family} cannot be fitted: set data.observation_end to a later date."
         )
     none = f"none of {len(summary):,} customers has a repeat purchase by {end}, so"
-    if spend.fixed is None and not summary.spenders.any():
-        free = f"no repeat purchase of {buyers:,} customers has an amount above 0, so"
+    free = f"no repeat purchase of {buyers:,} customers has an amount above 0, so"
+    if learns[1] and not summary.spenders.any():
         raise InputError(
-            f"{free if buyers else none} {spend.family} cannot be fitted: give its parameters as models.spend.fixed, or choose "
-            "a spend family that takes the mean spend as given."
+            f"{free if buyers else none} {spend.family} cannot be fitted: give its parameters as "
+            "models.spend.fixed, or choose a spend family that takes the mean spend as given."
         )
-    if purchases.fixed is None and not buyers:
+    if learns[0] and not buyers:
         raise InputError(
             f"{none} {purchases.family} cannot be fitted: give its parameters as models.purchases.fixed, "
             "or use a longer log."
         )
-    for model in (purchases, spend):
-        family = registry.get(model.family)
-        sentence = family.objection(summary.columns) if family.objection else None
-        if sentence:
-            raise InputError(f"{_key(family)}.family: {sentence}")
+    for family in families:
+        if sentence := _misfit(family, summary):
+            raise InputError(f"{_key(family)}.family: {sentence.rstrip('.')}{_others(family, summary)}.")
+
+
+def _misfit(family: Family, summary: Summary) -> str | None:
+    """Why these data cannot be of a family: its clock, or what it says itself."""
+    if isinstance(family, PurchaseFamily) and family.clock != summary.clock:
+        need = {"continuous": "exact times", "discrete": "opportunities to be counted"}[family.clock]
+        return (
+            f"{family.name} needs {need}, and these data are on a {summary.clock} clock: set data.clock to "
+            f"{family.clock}, where the data allow it"
+        )
+    missing = {statistic.name for statistic in family.extra_statistics} - set(summary.columns)
+    return family.objection(summary.columns) if family.objection and not missing else None
+
+
+def _others(family: Family, summary: Summary) -> str:
+    """The purchase families that have nothing against these data, as the end of a sentence."""
+    if not isinstance(family, PurchaseFamily):
+        return ""
+    families = (f for f in registry.families() if isinstance(f, PurchaseFamily))
+    names = [f.name for f in families if _misfit(f, summary) is None]
+    return f"; of the families, {', '.join(names)} can use these data" if names else ""
 
 
 def measure(summary: Summary) -> Scale:
@@ -156,14 +177,19 @@ def constants(family: Family, model: ModelConfig) -> dict[str, float | str]:
     return {**family.constants, **model.settings}
 
 
+def is_given(family: Family, model: ModelConfig) -> bool:
+    """Whether nothing is left to fit."""
+    return model.fixed is not None or not free_names(family)
+
+
 def fixed(family: Family, model: ModelConfig) -> dict[str, float]:
     """Native parameters as given, in the family's order; constants may be left to their defaults."""
-    assert model.fixed is not None
+    given = model.fixed or {}
     key = f"{_key(family)}.fixed"
-    for name in model.fixed:
+    for name in given:
         if name not in family.parameter_names:
             raise InputError(f"{key}: {_unknown(name, family.parameter_names)}")
-    given = {**constants(family, model), **model.fixed}
+    given = {**constants(family, model), **given}
     missing = [name for name in family.parameter_names if given.get(name, AUTO) == AUTO]
     if missing:
         raise InputError(f"{key}: {', '.join(missing)} not given; {family.name} needs all its parameters.")

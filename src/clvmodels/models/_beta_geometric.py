@@ -105,7 +105,7 @@ def draw(alive, shape, alive_rate, dead_rate, a, b, rng, out):
 @compiled.gap
 def gap(latents, s, rng):
     """A purchase (but not the origin) may be the last; otherwise the next comes after Exp(λ)."""
-    if s > 0.0 and rng.random() < latents[3]:
+    if latents[1] == 0.0 or (s > 0.0 and rng.random() < latents[3]):
         return math.inf
     return rng.standard_exponential() / latents[1]
 
@@ -122,7 +122,8 @@ def simulate(theta, T, rng, *, first_may_be_last):
     customers, times = [np.zeros(0, int)], [np.zeros(0)]
     active = np.flatnonzero(lifetime > 0)
     while len(active):
-        clock[active] += rng.standard_gamma(phases, len(active)) / lam[active]
+        with np.errstate(divide="ignore"):  # λ below the smallest float
+            clock[active] += rng.standard_gamma(phases, len(active)) / lam[active]
         active = active[clock[active] <= T[active]]
         customers.append(active)
         times.append(clock[active])

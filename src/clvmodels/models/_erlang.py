@@ -19,7 +19,7 @@ from numba import float64, types, void
 
 from clvmodels.models import _beta_geometric as beta_geometric
 from clvmodels.models.family import Parameter, Statistic, compiled
-from clvmodels.numerics.renewal import mixed_renewal_rate, renewal_rate, renewal_value
+from clvmodels.numerics.renewal import mixed_renewal_rates, renewal_rate, renewal_value
 from clvmodels.numerics.special import beta_power_mean, logistic_of_difference
 
 MOST = 8
@@ -56,7 +56,7 @@ def log_likelihood(theta, stats, n):
     """Log density of the purchase times, k phases a gap, after n occasions to drop out."""
     import pytensor.tensor as pt
 
-    k, r, alpha, a, b = (theta[name] for name in ("k", "r", "alpha", "a", "b"))
+    k, r, alpha, a, b = (pt.cast(theta[name], "float64") for name in ("k", "r", "alpha", "a", "b"))
     x, t_x, T, logs = (stats[name] for name in ("frequency", "recency", "T", LOG_INTERVALS.name))
     R, y = r + k * x, (T - t_x) / (alpha + T)
     S = 1.0
@@ -70,16 +70,23 @@ def log_likelihood(theta, stats, n):
     return gaps + purchases + survival + pt.where(n > 0, pt.logaddexp(alive, dropped), alive)
 
 
-@numba.njit(types.UniTuple(float64, 2)(float64, float64, float64, float64), cache=True)
-def phase_sum(k, R, y, phase):
-    """S, and its term of one phase."""
-    total, term, wanted = 1.0, 1.0, 1.0
+def phase_count(draws):
+    """k, the same in all draws."""
+    return int(draws[:, 0].max())
+
+
+@compiled.phase_weights
+def phase_weights(theta, stats, out):
+    """Γ(R+j)/(Γ(R) j!) y^j / S for each phase j < k."""
+    k, r, alpha, _, _ = theta
+    x, t_x, T = stats
+    R, y = r + k * x, (T - t_x) / (alpha + T)
+    S, out[0] = 1.0, 1.0
     for j in range(1, int(k)):
-        term *= (R + j - 1.0) / j * y
-        total += term
-        if j == phase:
-            wanted = term
-    return total, wanted
+        out[j] = out[j - 1] * (R + j - 1.0) / j * y
+        S += out[j]
+    for j in range(int(k)):
+        out[j] /= S
 
 
 @numba.njit(float64(_vector, _vector, float64), cache=True)
@@ -89,42 +96,36 @@ def p_alive(theta, stats, n):
     x, t_x, T = stats
     if n == 0.0:
         return 1.0
-    R = r + k * x
-    S, _ = phase_sum(k, R, (T - t_x) / (alpha + T), 0.0)
+    R, y, S = r + k * x, (T - t_x) / (alpha + T), 1.0
+    for j in range(int(k) - 1, 0, -1):
+        S = 1.0 + (R + j - 1.0) / j * y * S
     odds = math.log(a / (b + n - 1.0)) + R * math.log((alpha + T) / (alpha + t_x))
     return logistic_of_difference(odds, math.log(S))
 
 
-@compiled.p_alive
-def phase_weight(theta, stats):
-    """Probability, given alive, that ``stats[3]`` phases of the running gap are done."""
-    k, r, alpha, _, _ = theta
-    x, t_x, T, phase = stats
-    S, term = phase_sum(k, r + k * x, (T - t_x) / (alpha + T), phase)
-    return term / S
-
-
-@numba.njit(float64(_vector, float64, float64, float64, float64, float64), cache=True)
-def phase_rate(theta, x, T, phase, n, s):
-    """E[rate(s) | alive, phase]: λ ~ Gamma(R + phase, A), p ~ Beta(a, b + n)."""
+@numba.njit(void(_vector, float64, float64, float64, float64, _vector), cache=True)
+def phase_rates(theta, x, T, n, s, out):
+    """E[rate(s) | alive, phase j] into ``out[j]``: λ ~ Gamma(R+j, A), p ~ Beta(a, b+n)."""
     k, r, alpha, a, b = theta
-    c, A = r + k * x + phase, alpha + T
+    R, A = r + k * x, alpha + T
     if k == 1.0:
-        return c / A * beta_power_mean(c + 1.0, a, b + n, s / A)
-    return mixed_renewal_rate(k, phase, c, a, b + n, s / A) / A
+        out[0] = R / A * beta_power_mean(R + 1.0, a, b + n, s / A)
+        return
+    mixed_renewal_rates(k, R, a, b + n, s / A, out)
+    for j in range(int(k)):
+        out[j] /= A
 
 
 @numba.njit(float64(_vector, _vector, float64, float64), cache=True)
 def rate(theta, stats, n, s):
     """E[rate(s) | alive]: the mean over the phases."""
-    k, r, alpha, _, _ = theta
-    x, t_x, T = stats
-    R, y = r + k * x, (T - t_x) / (alpha + T)
+    k = int(theta[0])
+    weights, rates = np.empty(k), np.empty(k)
+    phase_weights(theta, stats, weights)
+    phase_rates(theta, stats[0], stats[2], n, s, rates)
     total = 0.0
-    for phase in range(int(k)):
-        S, term = phase_sum(k, R, y, float(phase))
-        if term > 0.0:
-            total += term / S * phase_rate(theta, x, T, float(phase), n, s)
+    for j in range(k):
+        total += weights[j] * rates[j]
     return total
 
 
@@ -139,13 +140,12 @@ def draw(theta, stats, alive, n, rng, out):
     R, phase = r + k * x, 0.0
     if rng.random() < alive:
         out[0] = 1.0
-        y = (T - t_x) / (alpha + T)
-        S, term = phase_sum(k, R, y, 0.0)
-        left = rng.random() * S - term
+        weights = np.empty(int(k))
+        phase_weights(theta, stats, weights)
+        left = rng.random() - weights[0]
         while left > 0.0 and phase < k - 1.0:
             phase += 1.0
-            term *= (R + phase - 1.0) / phase * y
-            left -= term
+            left -= weights[int(phase)]
         lam = rng.gamma(R + phase, 1.0 / (alpha + T))
         p = rng.beta(a, b + n)
     else:
@@ -177,16 +177,13 @@ def latent_value(latents, code):
 def gap(latents, s, rng):
     """A purchase (but not the origin) may be the last; the next takes the phases that are left."""
     k = latents[5]
+    if latents[1] == 0.0:
+        return math.inf
     if s > 0.0:
         if rng.random() < latents[3]:
             return math.inf
         return rng.standard_gamma(k) / (latents[1] * k)
     return rng.standard_gamma(k - latents[4]) / (latents[1] * k)
-
-
-def phase_count(draws):
-    """k, the same in all draws."""
-    return int(draws[:, 0].max())
 
 
 def converges(draws):

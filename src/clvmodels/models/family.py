@@ -200,6 +200,8 @@ SIGNATURES = {
     "p_alive": float64(_vector, _vector),
     "rate": float64(_vector, _vector, float64),
     "total": float64(_vector, _vector),
+    "phase_weights": void(_vector, _vector, _vector),
+    "phase_rates": void(_vector, _vector, float64, _vector),
     "latent": void(_vector, _vector, _generator, _vector),
     "latent_rate": float64(_vector, float64),
     "latent_value": float64(_vector, _vector),
@@ -284,21 +286,21 @@ class Family:
 class Phases:
     """Hidden phases of the interval that runs at T: given the phase, ``rate`` needs no recency.
 
+    The family's ``rate`` is the mean of ``rates`` under ``weights``.
+
     Attributes
     ----------
     count
-        ``draws[draw, parameter] -> int``: how many phases there are.
-    weight
-        ``(theta, stats)``: probability of the phase given alive at T; ``stats`` has one entry more
-        than ``state``, the phase 0, 1, ...
-    rate
-        ``(theta, stats, s)``: the rate given alive and the phase, for the same ``stats``. The
-        family's ``rate`` is the sum over phases of ``weight * rate``.
+        ``draws[draw, parameter] -> int``: how many there are.
+    weights
+        ``(theta, stats, out)``: writes the probability of each phase given alive at T.
+    rates
+        ``(theta, stats, s, out)``: writes the rate given alive and each phase, without recency.
     """
 
     count: Callable[[np.ndarray], int]
-    weight: Callable[..., float]
-    rate: Callable[..., float]
+    weights: Callable[..., None]
+    rates: Callable[..., None]
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)

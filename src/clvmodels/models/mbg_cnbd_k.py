@@ -39,11 +39,10 @@ def rate(theta, stats, s):
     return erlang.rate(theta, stats, stats[0] + 1.0, s)
 
 
-@compiled.rate
-def phase_rate(theta, stats, s):
-    """E[rate(s) | alive, j]: λ ~ Gamma(r+kx+j, α+T), p ~ Beta(a, b+x+1)."""
-    x, _, T, phase = stats
-    return erlang.phase_rate(theta, x, T, phase, x + 1.0, s)
+@compiled.phase_rates
+def phase_rates(theta, stats, s, out):
+    """E[rate(s) | alive, j] for each j < k: λ ~ Gamma(r+kx+j, α+T), p ~ Beta(a, b+x+1)."""
+    erlang.phase_rates(theta, stats[0], stats[2], stats[0] + 1.0, s, out)
 
 
 @compiled.total
@@ -76,7 +75,7 @@ FAMILY = PurchaseFamily(
     p_alive=p_alive,
     rate=rate,
     rate_depends_on=("frequency", "recency", "T"),
-    phases=Phases(count=erlang.phase_count, weight=erlang.phase_weight, rate=phase_rate),
+    phases=Phases(count=erlang.phase_count, weights=erlang.phase_weights, rates=phase_rates),
     converges=erlang.converges,
     total=total,
     latents=erlang.LATENTS,

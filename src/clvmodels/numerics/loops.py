@@ -23,6 +23,8 @@ _generator = numba.typeof(np.random.default_rng(0))
 
 _OF_STATS = types.FunctionType(float64(_vector, _vector))
 _RATE = types.FunctionType(float64(_vector, _vector, float64))
+_WEIGHTS = types.FunctionType(void(_vector, _vector, _vector))
+_RATES = types.FunctionType(void(_vector, _vector, float64, _vector))
 _LATENT = types.FunctionType(void(_vector, _vector, _generator, _vector))
 _LATENT_RATE = types.FunctionType(float64(_vector, float64))
 _GAP = types.FunctionType(float64(_vector, float64, _generator))
@@ -51,6 +53,33 @@ def weighted_rates(rate, draws, stats, nodes, weights, out):
                     sums[k] += weights[k, j] * value
             for k in range(flows):
                 out[row, k, d] = sums[k]
+
+
+@numba.njit(void(_RATES, int64, _matrix, _matrix, _vector, _matrix, _cube), cache=True, nogil=True)
+def weighted_phase_rates(rates, phases, draws, stats, nodes, weights, out):
+    """The same for each phase: ``out[row, phase * flows + flow, draw]``."""
+    flows = weights.shape[0]
+    values = np.empty(phases)
+    sums = np.empty((phases, flows))
+    for row in range(stats.shape[0]):
+        for d in range(draws.shape[0]):
+            sums[:] = 0.0
+            for j in range(len(nodes)):
+                rates(draws[d], stats[row], nodes[j], values)
+                for phase in range(phases):
+                    for k in range(flows):
+                        sums[phase, k] += weights[k, j] * values[phase]
+            for phase in range(phases):
+                for k in range(flows):
+                    out[row, phase * flows + k, d] = sums[phase, k]
+
+
+@numba.njit(void(_WEIGHTS, _matrix, _matrix, _cube), cache=True, nogil=True)
+def phase_weights(weights, draws, stats, out):
+    """``out[row, draw, phase]``: the probability of each phase given alive."""
+    for row in range(stats.shape[0]):
+        for d in range(draws.shape[0]):
+            weights(draws[d], stats[row], out[row, d])
 
 
 @numba.njit(float64(_vector, float64), cache=True)

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
 from clvmodels.errors import InputError
-from clvmodels.models.family import PurchaseFamily
+from clvmodels.models.family import Phases, PurchaseFamily
 from clvmodels.numerics import loops
 from clvmodels.numerics.discounting import Flow, Schedule, schedule
 from clvmodels.value.threads import ordered
@@ -36,6 +37,9 @@ class ResidualTable:
         Shape (node, flow, draw).
     first, count, weights
         Row i is ``weights[i, :count[i]] @ values[first[i]:first[i]+count[i]]``.
+    mixture
+        For a family with phases the flows of the table are those of each phase, and this gives
+        the weights of the phases: ``rows -> (row, draw, phase)``.
     """
 
     flows: tuple[Flow, ...]
@@ -43,6 +47,7 @@ class ResidualTable:
     first: np.ndarray
     count: np.ndarray
     weights: np.ndarray
+    mixture: Callable[[slice], np.ndarray] | None = None
 
     def at(self, rows: slice) -> np.ndarray:
         """R of consecutive rows, shape (row, flow, draw)."""
@@ -54,30 +59,10 @@ class ResidualTable:
             block = self.values[node : node + n].reshape(n, -1)
             weights = self.weights[rows][low:high, :n]
             out[low:high] = (weights @ block).reshape(high - low, *self.values.shape[1:])
-        return out
-
-
-@dataclass(frozen=True)
-class PhaseTable:
-    """R of a family with phases: a table for each, and the weights of the rows."""
-
-    tables: tuple[ResidualTable, ...]
-    weight: Callable[..., float]
-    draws: np.ndarray
-    stats: np.ndarray
-
-    def at(self, rows: slice) -> np.ndarray:
-        """R of consecutive rows, shape (row, flow, draw)."""
-        out: np.ndarray = np.zeros(())
-        for phase, table in enumerate(self.tables):
-            weight = np.empty((len(self.stats[rows]), len(self.draws)))
-            loops.over_stats(self.weight, self.draws, _with_phase(self.stats[rows], phase), weight)
-            out = out + weight[:, None] * table.at(rows)
-        return out
-
-
-def _with_phase(stats: np.ndarray, phase: int) -> np.ndarray:
-    return np.column_stack([stats, np.full(len(stats), float(phase))])
+        if self.mixture is None:
+            return out
+        phases = out.reshape(len(out), -1, len(self.flows), out.shape[2])
+        return np.einsum("rdp,rpfd->rfd", self.mixture(rows), phases)
 
 
 def time_scale(family: PurchaseFamily, draws: np.ndarray, T: np.ndarray) -> float:
@@ -143,11 +128,23 @@ def residual(
     -------
     Array of shape (row, flow, draw).
     """
+    return _integrate(family, draws, stats, flows, None)
+
+
+def _integrate(
+    family: PurchaseFamily, draws: np.ndarray, stats: np.ndarray, flows: Sequence[Flow], phases: Phases | None
+) -> np.ndarray:
+    """R by row, flow and draw; or, for each phase in turn, by row, phase and flow, and draw."""
     plan = make_schedule(family, draws, stats, flows)
-    out = np.empty((len(stats), len(flows), len(draws)))
+    count = phases.count(draws) if phases else 1
+    out = np.empty((len(stats), count * len(flows), len(draws)))
 
     def work(rows: slice) -> None:
-        loops.weighted_rates(family.rate, draws, stats[rows], plan.nodes, plan.weights, out[rows])
+        given = (draws, stats[rows], plan.nodes, plan.weights, out[rows])
+        if phases:
+            loops.weighted_phase_rates(phases.rates, count, *given)
+        else:
+            loops.weighted_rates(family.rate, *given)
 
     for _ in ordered(work, _chunks(len(stats))):
         pass
@@ -155,38 +152,18 @@ def residual(
         if flow.undiscounted_forever:
             everything = np.empty((len(stats), len(draws)))
             loops.over_stats(family.total, draws, stats, everything)
-            out[:, k] = everything - out[:, k]
+            out[:, k :: len(flows)] = everything[:, None] - out[:, k :: len(flows)]
     return out
 
 
 def tabulate(
     family: PurchaseFamily, draws: np.ndarray, stats: np.ndarray, flows: Sequence[Flow]
-) -> ResidualTable | PhaseTable:
-    """Table of R for rows that are sorted so that equal (statistics but T, recency) are together."""
-    if family.phases is None:
-        return _tabulate(family, draws, stats, flows)
-    phases = family.phases
-    depends = tuple(name for name in family.rate_depends_on if name != "recency")
-    given = replace(
-        family,
-        state=(*family.state, "phase"),
-        rate=phases.rate,
-        rate_depends_on=(*depends, "phase"),
-        phases=None,
-    )
-    tables = (
-        _tabulate(given, draws, _with_phase(stats, phase), flows) for phase in range(phases.count(draws))
-    )
-    return PhaseTable(tuple(tables), phases.weight, draws, stats)
-
-
-def _tabulate(
-    family: PurchaseFamily, draws: np.ndarray, stats: np.ndarray, flows: Sequence[Flow]
 ) -> ResidualTable:
-    names = family.state
-    depends = [names.index(name) for name in family.rate_depends_on]
+    """Table of R for rows that are sorted so that equal (statistics but T, recency) are together."""
+    names, phases = family.state, family.phases
+    depends = [name for name in family.rate_depends_on if not (phases and name == "recency")]
     t = names.index("T")
-    others = [j for j in depends if j != t]
+    others = [names.index(name) for name in depends if name != "T"]
     T = stats[:, t]
     floor = time_scale(family, draws, T) - T.min()
     key = stats[:, others]
@@ -198,7 +175,7 @@ def _tabulate(
         grid, weights = _interpolation(T[low:high], floor, family.clock == "discrete")
         block = np.repeat(stats[low : low + 1], len(grid), axis=0)
         block[:, t] = grid
-        if "recency" in names and "recency" not in family.rate_depends_on:
+        if "recency" in names and "recency" not in depends:
             block[:, names.index("recency")] = 0.0
         nodes.append(block)
         plans.append((low, high, at, weights))
@@ -209,8 +186,15 @@ def _tabulate(
     for low, high, node, weights in plans:
         first[low:high], count[low:high] = node, weights.shape[1]
         table[low:high, : weights.shape[1]] = weights
-    values = residual(family, draws, np.concatenate(nodes), flows)
-    return ResidualTable(tuple(flows), values, first, count, table)
+    values = _integrate(family, draws, np.concatenate(nodes), flows, phases)
+    mixture = partial(_phase_weights, phases, draws, stats) if phases else None
+    return ResidualTable(tuple(flows), values, first, count, table, mixture)
+
+
+def _phase_weights(phases: Phases, draws: np.ndarray, stats: np.ndarray, rows: slice) -> np.ndarray:
+    out = np.empty((len(stats[rows]), len(draws), phases.count(draws)))
+    loops.phase_weights(phases.weights, draws, stats[rows], out)
+    return out
 
 
 def _interpolation(T: np.ndarray, floor: float, discrete: bool) -> tuple[np.ndarray, np.ndarray]:

@@ -1,22 +1,29 @@
-"""Three public transaction logs that come with the package; README.md tells their origin and terms."""
+"""Public data sets that come with the package; README.md tells their origin and terms."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from clvmodels.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bundled:
-    """What is known of a bundled log: its columns, its currency and what the rows are."""
+    """What is known of a bundled data set: its columns, its currency and what the rows are.
 
-    customer: str
-    date: str
-    amount: str
+    A table of summaries (``kind``) has the columns frequency, recency, T and weight, and says in
+    which ``time_unit`` its opportunities are counted.
+    """
+
+    customer: str = ""
+    date: str = ""
+    amount: str = ""
     currency: str
     title: str
+    kind: Literal["transactions", "summary"] = "transactions"
+    time_unit: str | None = None
 
 
 LOGS = {
@@ -41,21 +48,33 @@ LOGS = {
         currency="GBP",
         title="UCI Online Retail, 22,190 invoices and cancellations of 4,372 customers",
     ),
+    "donations": Bundled(
+        currency="USD",
+        title="Donations to a nonprofit, 11,104 donors first seen in 1995 and the six years after, summarised",
+        kind="summary",
+        time_unit="year",
+    ),
+    "contracts": Bundled(
+        currency="USD",
+        title="Survivors of 2,000 yearly contracts of two segments over seven renewals, summarised",
+        kind="summary",
+        time_unit="year",
+    ),
 }
 
 
 def bundled_path(name: str) -> Path:
-    """Path of the Parquet file of a bundled log.
+    """Path of the Parquet file of a bundled data set.
 
     Parameters
     ----------
     name
-        ``cdnow``, ``cdnow_sample`` or ``online_retail``.
+        One of :data:`LOGS`.
 
     Raises
     ------
     InputError
-        If there is no bundled log of that name.
+        If there is no bundled data set of that name.
     """
     if name not in LOGS:
         raise InputError(f"no bundled data set {name!r}; there are {', '.join(LOGS)}.")
