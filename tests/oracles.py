@@ -23,6 +23,8 @@ a thousand such tests raise a false alarm once in 150 changes of a seed or a sim
 
 CUSTOMERS = 12_000
 
+SUMMARY_COLUMNS = ("frequency", "recency", "T", "monetary_value", "first_amount")
+
 
 def standard_errors(sample: np.ndarray) -> np.ndarray:
     """Mean over the first axis in units of its standard error; exact zeros count as 0."""

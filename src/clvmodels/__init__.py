@@ -1,7 +1,8 @@
 """Probabilistic customer lifetime value and customer equity.
 
-``fit(config, transactions)`` runs the main job, ``check`` validates a config and its data without
-fitting, ``load`` reads a finished run back from its folder, and ``families`` lists the models.
+``fit(config, transactions)`` runs the main job, ``bridge`` says why equity moved between two dates,
+``check`` validates a config and its data without fitting, ``load`` reads a finished run back from its
+folder, ``from_pymc_marketing`` values what was fitted there, and ``families`` lists the models.
 """
 
 from __future__ import annotations
@@ -12,9 +13,16 @@ from types import ModuleType
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["Run", "__version__", "check", "families", "fit", "load"]
+__all__ = ["Run", "__version__", "bridge", "check", "families", "fit", "from_pymc_marketing", "load"]
 
-_HOMES = {"Run": "run", "check": "run", "load": "run", "families": "models.registry"}
+_HOMES = {
+    "Run": "run",
+    "bridge": "run",
+    "check": "run",
+    "families": "models.registry",
+    "from_pymc_marketing": "run",
+    "load": "run",
+}
 
 
 class _Callable(ModuleType):

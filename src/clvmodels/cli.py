@@ -151,6 +151,96 @@ def fit(
 
 
 @app.command()
+def bridge(
+    config: ConfigFile,
+    start: Annotated[str, typer.Option("--from", metavar="DATE", help="Opening, as 1997-09-30.")],
+    end: Annotated[str, typer.Option("--to", metavar="DATE", help="Closing, a later day.")],
+    basis: Annotated[
+        str, typer.Option("--basis", help="Parameters of movements shown first: closing or opening.")
+    ] = "closing",
+    coupling: Annotated[
+        str, typer.Option("--coupling", help="Draws of the two dates: independent or comonotone.")
+    ] = "independent",
+    changes: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--change", metavar="KEY=VALUE", help="Overrides a key at the closing date only; repeatable."
+        ),
+    ] = None,
+    acquisition_cost: Annotated[
+        float, typer.Option("--acquisition-cost", min=0, metavar="AMOUNT", help="Spent between the dates.")
+    ] = 0.0,
+    out: Annotated[Path | None, _out("Folder (default: out/name of the config with -bridge).")] = None,
+    seed: Seed = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+    overrides: Set = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the folder if it exists.")] = False,
+) -> None:
+    """Why equity moved between two dates, line by line, and the return on it."""
+    from clvmodels.config import load
+
+    settings = load(config, _changes(overrides, seed))
+    folder = out or settings.out / f"{settings.name}-bridge"
+
+    from clvmodels import run
+
+    with _session(quiet, as_json) as progress:
+        result = run.bridge(
+            settings, start, end, basis=basis, coupling=coupling, changes=changes or (),  # type: ignore[arg-type]
+            acquisition_cost=acquisition_cost, out=folder, overwrite=overwrite, progress=progress,
+        )  # fmt: skip
+    if as_json:
+        _print_json({"path": str(folder), **result.summary})
+    elif not quiet:
+        _print_bridge(result.summary)
+        print(f"report: {folder / 'bridge.html'}")
+
+
+@app.command()
+def compare(
+    configs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="CONFIG...",
+            help="YAML configs, or one with a list of variants; folders of finished runs are taken as they are.",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[Path | None, _out("Folder of the comparison (default: compared, below runs).")] = None,
+    seed: Seed = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+    overrides: Set = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the folder if it exists.")] = False,
+) -> None:
+    """Compare variants: leave-one-out scores, holdout scores, and the equity that each implies."""
+    folder = out
+    if folder is None and len(configs) == 1 and not configs[0].is_dir():
+        from clvmodels.config import load
+
+        settings = load(configs[0], _changes(overrides, seed))
+        folder = settings.out / f"{settings.name}-compared"
+
+    from clvmodels import run
+
+    with _session(quiet, as_json) as progress:
+        result = run.compare(
+            configs,
+            out=folder or Path("runs") / "compared",
+            seed=seed,
+            overrides=overrides or (),
+            overwrite=overwrite,
+            progress=progress,
+        )
+    if as_json:
+        _print_json({"path": str(result.path), **result.summary})
+    elif not quiet:
+        _print_comparison(result.summary)
+        print(f"report: {result.path}/comparison.html")
+
+
+@app.command()
 def report(
     folder: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.", show_default=False)],
     out: Annotated[
@@ -358,6 +448,39 @@ def _print_equity(summary: Mapping[str, Any]) -> None:
     for check in checks:
         if not check["passed"]:
             print(f"not passed: {check['name']}: {check['sentence']}")
+
+
+def _print_bridge(summary: Mapping[str, Any]) -> None:
+    from clvmodels.report.bridge import summary_lines
+    from clvmodels.report.text import show
+
+    _print_table(
+        f"Equity from {summary['opening']['date']} to {summary['closing']['date']}, {summary['currency']}, "
+        f"level {summary['level']}, parameters of the {summary['basis']}",
+        ("line", "mean", "90 % interval"),
+        summary_lines(summary),
+        right=2,
+    )
+    key = f"bases.{summary['basis']}.returns.existing.published"
+    if summary["bases"][summary["basis"]]["returns"]["existing"]["published"]["defined"]:
+        print(f"return {show(summary, f'{key}.value.mean')}, hurdle {show(summary, f'{key}.hurdle.value')}")
+    for sentence in summary["sentences"]:
+        print(sentence)
+
+
+def _print_comparison(summary: Mapping[str, Any]) -> None:
+    from clvmodels.report.comparison import printed
+
+    header, rows = printed(summary)
+    _print_table(
+        f"Variants for {summary['data']['customers']['value']:,} existing customers at "
+        f"{summary['data']['valuation_date']}, {summary['currency']}",
+        header,
+        rows,
+        right=len(header) - 1,
+    )
+    for sentence in summary["conclusions"]:
+        print(f"- {sentence}")
 
 
 def _print_ledger(summary: Summary) -> None:

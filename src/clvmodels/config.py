@@ -210,10 +210,9 @@ class DataConfig(Section):
                 "data.columns names date or amount, which a table of summaries does not have: it has "
                 "frequency, recency and T, or data.kind is transactions"
             )
-        if given := sorted(_LOG_ONLY & self.model_fields_set):
-            raise ValueError(
-                f"data.{given[0]} is for a log of transactions and data.kind is summary: leave it out"
-            )
+        for name in _LOG_ONLY:
+            if getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"data.{name} is for a log of transactions, but data.kind is summary")
         if self.observation_end is None:
             raise ValueError(
                 "data.observation_end is missing: a table of summaries has no dates, so give the day to "
@@ -222,7 +221,7 @@ class DataConfig(Section):
         return self
 
 
-_LOG_ONLY = {"date_format", "holdout_end", "refunds", "negative_days", "zero_days", "duplicates", "exclude"}
+_LOG_ONLY = ("date_format", "holdout_end", "refunds", "negative_days", "zero_days", "duplicates", "exclude")
 
 
 class ModelConfig(Section):
@@ -295,7 +294,8 @@ class ValueConfig(Section):
     timing: Literal["continuous", "begin", "mid", "end"] = "continuous"
     """When the margin of a period is discounted."""
     period: Duration = "1 month"
-    """Discounting period of the begin, mid and end conventions."""
+    """Discounting period of the begin, mid and end conventions; on a discrete clock always one
+    opportunity."""
     units_per_year: Annotated[float, Field(gt=0)] | None = None
     """Time units in a year; default: 365.2425 days, 52.1775 weeks, 12 months."""
     horizons: Annotated[tuple[Duration, ...], BeforeValidator(_listed)] = ("3 months", "12 months")
@@ -346,6 +346,11 @@ class Config(Section):
             raise ValueError(
                 f"value.units_per_year is {year:g}, but a year has {usual:.4g} of data.time_unit {unit}"
             )
+        if self.data.clock == "discrete" and self.value.period != ValueConfig.model_fields["period"].default:
+            raise ValueError(
+                f"value.period is {self.value.period!r}, but data.clock is discrete and its period is one "
+                f"{unit}, the opportunity: leave value.period out"
+            )
         start, end = self.data.observation_end, self.data.holdout_end
         if start and end and end <= start:
             raise ValueError(f"data.holdout_end {end} is not after data.observation_end {start}")
@@ -360,7 +365,7 @@ def load(source: Path | str | Mapping[str, Any] | Config, overrides: Sequence[st
     source
         A YAML file, a mapping of the same form, or a config. ``extends: other.yaml`` starts
         from another file, relative to this one, and merges this one over it; ``null`` puts a
-        key back to its default.
+        key back to its default. ``variants`` is for :func:`variants` and left aside here.
     overrides
         ``"key.sub=value"`` with the value in YAML; validated like the file.
 
@@ -369,16 +374,82 @@ def load(source: Path | str | Mapping[str, Any] | Config, overrides: Sequence[st
     InputError
         With the config key, what is wrong with it and, for an unknown key, the nearest.
     """
+    document, where, base = _document(source)
+    document.pop("variants", None)
+    return _validated(document, where, base, overrides)
+
+
+def variants(
+    source: Path | str | Mapping[str, Any] | Config, overrides: Sequence[str] = ()
+) -> tuple[Config, ...]:
+    """The configs that ``compare`` compares: one for each entry of ``variants``, else the config itself.
+
+    An entry is a part of a config, merged over the rest of the file; a model of another family replaces
+    the model of the file as a whole. An entry without ``name`` is called after the families it names.
+
+    Parameters
+    ----------
+    source, overrides
+        As for :func:`load`; overrides win over entries.
+
+    Raises
+    ------
+    InputError
+        As :func:`load` does, with the entry; for an entry that has no name.
+    """
+    document, where, base = _document(source)
+    entries = document.pop("variants", None)
+    if entries is None:
+        return (_validated(document, where, base, overrides),)
+    if not isinstance(entries, list) or not entries or not all(isinstance(e, dict) for e in entries):
+        raise InputError(
+            f"{where}: variants is a list of parts of a config, such as "
+            "[{models: {purchases: {family: NAME}}}]."
+        )
+    found = []
+    for number, entry in enumerate(entries):
+        models = entry.get("models") if isinstance(entry.get("models"), dict) else {}
+        named = [m["family"] for m in models.values() if isinstance(m, dict) and "family" in m]
+        if "name" not in entry and not named:
+            raise InputError(f"{where}: variants[{number}] needs a name, for it names no family.")
+        name = entry.get("name", " + ".join(map(str, named)))
+        merged = _merged(_without_other_families(document, models), entry | {"name": name})
+        found.append(_validated(merged, f"{where}, variant {name}", base, overrides))
+    return tuple(found)
+
+
+def _without_other_families(document: dict[str, Any], models: Mapping[str, Any]) -> dict[str, Any]:
+    """The document without the models whose family ``models`` changes."""
+    mine = document.get("models")
+    if not isinstance(mine, dict):
+        return document
+    changed = {
+        role
+        for role, model in models.items()
+        if isinstance(model, dict)
+        and isinstance(mine.get(role), dict)
+        and model.get("family", mine[role].get("family")) != mine[role].get("family")
+    }
+    return document | {"models": {role: model for role, model in mine.items() if role not in changed}}
+
+
+def _document(
+    source: Path | str | Mapping[str, Any] | Config,
+) -> tuple[dict[str, Any], str, Path]:
+    """A config as a plain document, what messages call it, and the folder of relative paths."""
     where, base = "config", Path()
     if isinstance(source, Config):
-        document, base = source.model_dump(), source.base
-    elif isinstance(source, Mapping):
-        document = _extended(dict(source), base, where, ())
-    else:
-        path = Path(source)
-        where, base = str(path), path.parent
-        document = _extended(_read(path), base, where, (path.resolve(),))
-        document.setdefault("name", path.stem)
+        return source.model_dump(), where, source.base
+    if isinstance(source, Mapping):
+        return _extended(dict(source), base, where, ()), where, base
+    path = Path(source)
+    where, base = str(path), path.parent
+    document = _extended(_read(path), base, where, (path.resolve(),))
+    document.setdefault("name", path.stem)
+    return document, where, base
+
+
+def _validated(document: dict[str, Any], where: str, base: Path, overrides: Sequence[str]) -> Config:
     for text in overrides:
         document = override(document, text)
     try:

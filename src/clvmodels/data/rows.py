@@ -347,7 +347,7 @@ def _windows(
         unit, whole = config.time_unit, periods.last_complete(end, config.time_unit)
         if whole < first:
             raise InputError(
-                f"data.clock is discrete, and no {unit} that begins with the first date, {first}, or later is "
+                f"data.clock is discrete, and the {unit} of the first date in the data, {first}, is not "
                 f"complete by observation_end {end}: give a later day or a shorter data.time_unit."
             )
         notes.append(

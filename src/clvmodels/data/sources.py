@@ -354,7 +354,7 @@ def _refuse_other_kind(config: DataConfig) -> None:
     known = LOGS.get(config.source or "")
     if known is None:
         return
-    needs = {"kind": known.kind}
+    needs: dict[str, str] = {"kind": known.kind}
     if known.time_unit is not None:
         needs |= {"clock": "discrete", "time_unit": known.time_unit}
     if wrong := [f"data.{key} to {value}" for key, value in needs.items() if getattr(config, key) != value]:

@@ -330,7 +330,8 @@ def _assemble(
     if not columns["T"].any() and not columns["recency"].any():
         raise InputError(
             f"{source.column('date')}: all purchases up to {cleaned.end} fall on one {counted}, "
-            f"{first_day[0]}: a model needs a span of time; look at data.date_format and data.observation_end."
+            f"{first_day[0]}: a model needs a span of time; look at data.date_format and "
+            "data.observation_end."
         )
     calendar = _calendar(daily, first_day.min(), cleaned, counted)
     _refuse_logs(source, statistics, daily, cleaned)
@@ -451,7 +452,7 @@ def _segment(source: Source, table: Any, name: str) -> tuple[Segment, dict[str, 
 
 def _calendar(daily: Any, start: np.datetime64, cleaned: Cleaned, counted: str) -> Calendar:
     """Every day, or the last day of every period, of the window, zeros included."""
-    first, last = (periods.number(day, counted) for day in (start, cleaned.holdout_end or cleaned.end))
+    first, last = (int(periods.number(day, counted)) for day in (start, cleaned.holdout_end or cleaned.end))
     every = np.arange(first, last + 1)
     place = periods.number(daily["day"].to_numpy(), counted) - first
     totals = {}

@@ -55,14 +55,17 @@ def read(source: Source, config: DataConfig, statistics: tuple[Statistic, ...] =
     z = rows.numbers("monetary_value", where=x > 0) if "monetary_value" in names else np.full(len(x), np.nan)
     columns = {"frequency": x, "recency": t_x, "T": T, "monetary_value": np.where(x > 0, z, np.nan)}
     columns["first_amount"] = np.full(len(x), np.nan)
-    columns |= {name: rows.numbers(name) for name in ("margin", *(s.name for s in statistics)) if name in names}
+    more = ("margin", *(statistic.name for statistic in statistics))
+    columns |= {name: rows.numbers(name) for name in more if name in names}
     _refuse(rows, config, columns, weight)
     times = weight.astype(int)
     customer, segments = _customers(rows, times), _segments(rows, config)
     order = np.argsort([name.encode() for name in customer], kind="stable")
     index = np.repeat(np.arange(len(x)), times)[order]
     if len(index) < 2:
-        raise InputError(f"{source.label} holds {ledger.counted(len(index), 'customer')}: a model needs many.")
+        found = ledger.counted(len(index), "customer")
+        raise InputError(f"{source.label} holds {found}: a model needs many.")
+    assert config.observation_end is not None
     end = dt.date.fromisoformat(config.observation_end)
     first_day = _first_days(T, end, config)[index]
     summary = Summary(
@@ -100,8 +103,10 @@ class _Rows:
             values = np.array([_number(text) for text in column.to_pylist()], float)
             unread = np.isinf(values)
             self.refuse(unread, name, "are not numbers", "write them like 12 or 3.5")
-        elif pa.types.is_floating(column.type) or pa.types.is_integer(column.type) or (
-            pa.types.is_decimal(column.type)
+        elif (
+            pa.types.is_floating(column.type)
+            or pa.types.is_integer(column.type)
+            or (pa.types.is_decimal(column.type))
         ):
             values = column.cast(pa.float64()).to_numpy(zero_copy_only=False)
         else:
@@ -153,7 +158,7 @@ def _refuse(rows: _Rows, config: DataConfig, columns: dict[str, np.ndarray], wei
     for name, values in (("frequency", x), ("recency", t_x), ("T", T), ("weight", weight)):
         rows.refuse(values < 0, name, "are negative", "correct them")
     rows.refuse(x != np.round(x), "frequency", "are not whole numbers", "it counts repeat purchases")
-    rows.refuse(weight != np.round(weight), "weight", "are not whole numbers", "it counts the customers of a row")
+    rows.refuse(weight != np.round(weight), "weight", "are not whole numbers", "it counts customers")
     since = "recency is the time from the first purchase to the last, not the time since the last"
     rows.refuse((x == 0) & (t_x > 0), "recency", "are above 0 without a repeat purchase", since)
     rows.refuse((x > 0) & (t_x == 0), "recency", "are 0 with repeat purchases", since)
@@ -223,8 +228,8 @@ def _ledger(
 ) -> dict[str, object]:
     x, z = summary["frequency"], summary["monetary_value"]
     spend = Decimal(f"{np.nansum(x * z):.6f}")
-    zero = {key: 0 for key, (_, kind) in ledger.KEYS.items() if kind == "count"}
-    zero |= {key: Decimal(0) for key, (_, kind) in ledger.KEYS.items() if kind == "money"}
+    none = {"count": 0, "money": Decimal(0)}
+    zero = {key: none[kind] for key, (_, kind) in ledger.KEYS.items() if kind in none}
     notes = [NO_DATES]
     if config.currency is None and source.currency is None:
         notes.append("currency not given: amounts are taken to be USD.")
@@ -251,7 +256,10 @@ def _ledger(
             "holdout_end": None,
             "spend_read": spend,
             "spend_summary": spend,
-            "segments": {name: {"values": len(s.labels), "several": 0} for name, s in summary.segments.items()},
+            "segments": {
+                name: {"values": len(segment.labels), "several": 0}
+                for name, segment in summary.segments.items()
+            },
             "notes": notes,
         }
     )

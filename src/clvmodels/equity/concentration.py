@@ -33,18 +33,24 @@ class Histogram:
         loops.histogram(value, self._low, self._per_bin, self.count, self.amount)
 
     def lorenz(self, shares: np.ndarray) -> np.ndarray:
-        """Share of value held by the best ``shares`` of customers, shape (draw, share)."""
+        """Share of value held by the best ``shares`` of customers, shape (draw, share).
+
+        A draw in which nobody is worth anything is shared equally.
+        """
         count = np.cumsum(self.count[:, ::-1], axis=1)
         amount = np.cumsum(self.amount[:, ::-1].clip(min=0), axis=1)
         out = np.empty((len(count), len(shares)))
         for d, (n, v) in enumerate(zip(count, amount, strict=True)):
-            out[d] = np.interp(shares * n[-1], np.r_[0, n], np.r_[0, v]) / v[-1]
+            held = n if v[-1] == 0 else v
+            out[d] = np.interp(shares * n[-1], np.r_[0, n], np.r_[0, held]) / held[-1]
         return out
 
     def gini(self) -> np.ndarray:
-        """Gini coefficient ``Σ (2i - n - 1) v_(i) / (n Σ v)``, shape (draw,)."""
+        """Gini coefficient ``Σ (2i - n - 1) v_(i) / (n Σ v)``, shape (draw,); 0 where all are worth 0."""
         n = np.cumsum(self.count, axis=1)
         before = n - self.count
         v = self.amount.clip(min=0)
         size = n[:, -1]
-        return ((n + before - size[:, None]) * v).sum(axis=1) / (size * v.sum(axis=1))
+        total = v.sum(axis=1)
+        ranked = ((n + before - size[:, None]) * v).sum(axis=1)
+        return np.divide(ranked, size * total, out=np.zeros(len(total)), where=total > 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -94,7 +95,7 @@ def build(valuation: Valuation, progress: Callable[[str, float], None] | None = 
 
 def top(values: np.ndarray, share: float) -> np.ndarray:
     """Mask of the best ``share`` of customers, ties broken by position."""
-    count = max(int(round(share * len(values))), 1)
+    count = max(round(share * len(values)), 1)
     mask = np.zeros(len(values), bool)
     mask[np.argsort(-values, kind="stable")[:count]] = True
     return mask
@@ -107,6 +108,11 @@ def _typical(valuation: Valuation) -> float:
     return float(max(np.median(spend[spend > 0]) * margin.mean(), 1e-12)) if (spend > 0).any() else 1.0
 
 
+def _share(part: np.ndarray, total: np.ndarray) -> np.ndarray:
+    """Part over total per draw; NaN where there is nothing to share."""
+    return np.divide(part, total, out=np.full(len(total), np.nan), where=total != 0)
+
+
 def _dataset(valuation: Valuation, levels: dict[str, _Level]) -> Any:
     import xarray as xr
 
@@ -117,8 +123,7 @@ def _dataset(valuation: Valuation, levels: dict[str, _Level]) -> Any:
     years = assumptions.band_years
     used = edges[1:] > edges[:-1]
     bands = [
-        f"{a:g}-{b:g} years" if np.isfinite(b) else f">{a:g} years"
-        for a, b in zip(years[:-1], years[1:], strict=True)
+        f"{a:g}-{b:g} years" if np.isfinite(b) else f">{a:g} years" for a, b in itertools.pairwise(years)
     ]
     lorenz = {name: level.histogram.lorenz(SHARES) for name, level in levels.items()}
 
@@ -138,10 +143,10 @@ def _dataset(valuation: Valuation, levels: dict[str, _Level]) -> Any:
         "alive": (("draw",), first.alive, {"unit": "customers"}),
         "orders": (("level", "draw", "horizon"), stack(lambda v: v.orders), {"unit": "orders"}),
         "revenue": (("level", "draw", "horizon"), stack(lambda v: v.revenue), unit),
-        "beyond": (("draw",), first.bands[:, -1] / first.total, share),
+        "beyond": (("draw",), _share(first.bands[:, -1], first.total), share),
         "gini": (("level", "draw"), stack(lambda v: v.histogram.gini()), share),
         "top_decile": (("level", "draw"), np.stack([v[:, decile] for v in lorenz.values()]), share),
-        "fixed_top_decile": (("level", "draw"), stack(lambda v: v.best / v.total), share),
+        "fixed_top_decile": (("level", "draw"), stack(lambda v: _share(v.best, v.total)), share),
         "lorenz": (
             ("level", "quantile", "share_of"),
             np.stack([np.quantile(v, LORENZ_QUANTILES, axis=0) for v in lorenz.values()]),

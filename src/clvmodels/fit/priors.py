@@ -68,7 +68,7 @@ def check_data(summary: Summary, purchases: ModelConfig, spend: ModelConfig) -> 
     InputError
         If there is nothing to learn from, or a family objects to the data.
     """
-    families = registry.purchases(purchases.family), registry.spend(spend.family)
+    families = registry.get(purchases.family), registry.get(spend.family)
     learns = not is_given(families[0], purchases), not is_given(families[1], spend)
     buyers = int((summary["frequency"] > 0).sum())
     end = summary.observation_end
@@ -184,12 +184,12 @@ def is_given(family: Family, model: ModelConfig) -> bool:
 
 def fixed(family: Family, model: ModelConfig) -> dict[str, float]:
     """Native parameters as given, in the family's order; constants may be left to their defaults."""
-    given = model.fixed or {}
+    native = model.fixed or {}
     key = f"{_key(family)}.fixed"
-    for name in given:
+    for name in native:
         if name not in family.parameter_names:
             raise InputError(f"{key}: {_unknown(name, family.parameter_names)}")
-    given = {**constants(family, model), **given}
+    given = {**constants(family, model), **native}
     missing = [name for name in family.parameter_names if given.get(name, AUTO) == AUTO]
     if missing:
         raise InputError(f"{key}: {', '.join(missing)} not given; {family.name} needs all its parameters.")

@@ -34,10 +34,11 @@ _rising_scalar = numba.njit(float64(float64, float64), cache=True)(_rising(math.
 @numba.njit(float64(float64, float64), cache=True)
 def log_rising(b, a):
     """``log Γ(a + b) - log Γ(b)``."""
-    total = _rising_scalar(b + _SHIFT, a)
+    above, below = 1.0, 1.0
     for i in range(_SHIFT):
-        total -= math.log1p(a / (b + i))
-    return total
+        above *= a + b + i
+        below *= b + i
+    return _rising_scalar(b + _SHIFT, a) - math.log(above / below)
 
 
 def log_rising_tensor(b, a):
@@ -72,7 +73,7 @@ def fractional(columns):
         if odd:
             return f"{odd:,} values of {name} are not whole numbers of opportunities"
     if (more := int((columns["frequency"] > columns["recency"]).sum())) > 0:
-        return f"{more:,} customers have more purchases than opportunities up to the last (frequency > recency)"
+        return f"{more:,} customers bought more often than there were opportunities (frequency > recency)"
     return None
 
 

@@ -98,7 +98,7 @@ def latent(theta, stats, rng, out):
     kθ(1-θ)^(k-1) for k < 1, kθ for k >= 1, and 1: the proposal is the tightest of these.
     """
     gamma, delta, c = theta
-    x, T = stats
+    x = stats[0]
     out[0] = p_alive(theta, stats)
     out[1] = 1.0
     out[3], out[4] = c, x

@@ -20,6 +20,7 @@ from clvmodels.models.family import (
     Coordinate,
     Histories,
     Parameter,
+    Peer,
     PurchaseFamily,
     Reference,
     compiled,
@@ -42,7 +43,7 @@ def log_likelihood(theta, stats):
         return pt.gammaln(a) + pt.gammaln(b) - pt.gammaln(a + b)
 
     def add_term(i, following, x, alpha, beta, gamma, delta):
-        ratio = (beta + pt.maximum(i - x, 0.0)) * (delta + i) / ((alpha + beta + i) * (gamma + delta + 1.0 + i))
+        ratio = (beta + pt.maximum(i - x, 0.0)) / (alpha + beta + i) * (delta + i) / (gamma + delta + 1.0 + i)
         return 1.0 + ratio * following
 
     alpha, beta, gamma, delta = (theta[name] for name in ("alpha", "beta", "gamma", "delta"))
@@ -275,4 +276,5 @@ FAMILY = PurchaseFamily(
         {"alpha": 2.0, "beta": 6.0, "gamma": 1.5, "delta": 12.0},
         {"alpha": 0.4, "beta": 0.6, "gamma": 0.5, "delta": 0.7},
     ),
+    peer=Peer(model="BetaGeoBetaBinomModel", kinds=("BG/BB",)),
 )

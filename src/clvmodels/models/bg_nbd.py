@@ -16,6 +16,7 @@ from clvmodels.models.family import (
     Coordinate,
     Histories,
     Parameter,
+    Peer,
     PurchaseFamily,
     Reference,
     compiled,
@@ -201,4 +202,5 @@ FAMILY = PurchaseFamily(
         {"r": 1.8, "alpha": 12.0, "a": 1.4, "b": 4.0},
         {"r": 0.6, "alpha": 2.0, "a": 0.5, "b": 0.6},
     ),
+    peer=Peer(model="BetaGeoModel", kinds=("BG/NBD",)),
 )

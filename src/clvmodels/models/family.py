@@ -26,7 +26,7 @@ Time is in the run's time unit everywhere. ``s`` counts from the end of observat
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any, Literal
 
@@ -127,6 +127,25 @@ class Reference:
     year: int
     title: str
     where: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Peer:
+    """The same model in pymc-marketing.
+
+    Attributes
+    ----------
+    model
+        Its class in ``pymc_marketing.clv``.
+    kinds
+        The ``model_type`` that fitted models of this kind carry; the first is that of ``model``.
+    renamed
+        Parameters that have another name there: ours → theirs.
+    """
+
+    model: str
+    kinds: tuple[str, ...]
+    renamed: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -244,6 +263,8 @@ class Family:
         Statistics beyond the summary's own columns, for the data layer to compute.
     objection
         ``columns -> sentence or None``: why these data cannot be of this family.
+    peer
+        The same model in pymc-marketing, where that package has it.
     """
 
     name: str
@@ -260,6 +281,7 @@ class Family:
     typical: tuple[Mapping[str, float], ...]
     extra_statistics: tuple[Statistic, ...] = ()
     objection: Callable[[Mapping[str, np.ndarray]], str | None] | None = None
+    peer: Peer | None = None
 
     @property
     def parameter_names(self) -> tuple[str, ...]:

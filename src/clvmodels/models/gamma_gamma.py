@@ -13,7 +13,7 @@ import math
 
 import numpy as np
 
-from clvmodels.models.family import Baskets, Coordinate, Parameter, Reference, SpendFamily, compiled
+from clvmodels.models.family import Baskets, Coordinate, Parameter, Peer, Reference, SpendFamily, compiled
 
 
 def log_likelihood(theta, stats):
@@ -138,5 +138,10 @@ FAMILY = SpendFamily(
         {"p": 6.25, "q": 3.74, "gamma": 15.44},
         {"p": 1.5, "q": 6.0, "gamma": 120.0},
         {"p": 3.0, "q": 2.6, "gamma": 9.0},
+    ),
+    peer=Peer(
+        model="GammaGammaModel",
+        kinds=("Gamma-Gamma Model (Mean Transactions)", "Gamma-Gamma Model (Individual Transactions)"),
+        renamed={"gamma": "v"},
     ),
 )

@@ -16,7 +16,7 @@ import math
 from functools import partial
 
 from clvmodels.models import _beta_geometric as shared
-from clvmodels.models.family import PurchaseFamily, Reference, compiled
+from clvmodels.models.family import Peer, PurchaseFamily, Reference, compiled
 from clvmodels.numerics.special import beta_power_mean, logistic_of_difference
 
 
@@ -105,4 +105,5 @@ FAMILY = PurchaseFamily(
         {"r": 1.8, "alpha": 12.0, "a": 1.4, "b": 4.0},
         {"r": 0.6, "alpha": 2.0, "a": 0.5, "b": 0.6},
     ),
+    peer=Peer(model="ModifiedBetaGeoModel", kinds=("MBG/NBD",)),
 )

@@ -26,6 +26,7 @@ from clvmodels.models._poisson import gap, histories
 from clvmodels.models.family import (
     Coordinate,
     Parameter,
+    Peer,
     PurchaseFamily,
     Reference,
     compiled,
@@ -87,7 +88,7 @@ def p_alive(theta, stats):
     """P(alive | x, t_x, T): the first term of L over both."""
     r, alpha, s, beta = theta
     x, t_x, T = stats
-    if T <= t_x:
+    if t_x >= T:
         return 1.0
     R, a, b = r + x, alpha + t_x, beta + t_x
     log_odds = math.log(s / b) + R * math.log((alpha + T) / a) + s * math.log((beta + T) / b)
@@ -236,4 +237,5 @@ FAMILY = PurchaseFamily(
         {"r": 1.8, "alpha": 4.0, "s": 1.6, "beta": 60.0},
         {"r": 0.8, "alpha": 20.0, "s": 0.9, "beta": 2.0},
     ),
+    peer=Peer(model="ParetoNBDModel", kinds=("Pareto/NBD",)),
 )

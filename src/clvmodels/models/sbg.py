@@ -9,8 +9,6 @@ opportunities seen. The customer is alive exactly if x = T; otherwise it left at
 x + 1, and the paper's lifetime is x + 1.
 """
 
-import numpy as np
-
 from clvmodels.models._discrete import contract_histories, contract_objection, decay_of, survival
 from clvmodels.models.family import Coordinate, Parameter, PurchaseFamily, Reference, compiled
 
@@ -52,10 +50,9 @@ def total(theta, stats):
 def latent(theta, stats, rng, out):
     """θ given T renewals, or x renewals and the one that was missed."""
     alpha, beta = theta
-    x, T = stats
     out[0] = p_alive(theta, stats)
     out[1] = 1.0
-    out[2] = decay_of(rng.beta(alpha + 1.0 - out[0], beta + x))
+    out[2] = decay_of(rng.beta(alpha + 1.0 - out[0], beta + stats[0]))
 
 
 @compiled.gap

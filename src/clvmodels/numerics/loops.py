@@ -279,3 +279,25 @@ def histogram(value, log_low, per_bin, count, amount):
                 b = min(max(b, 0), bins - 1)
             count[d, b] += 1.0
             amount[d, b] += v
+
+
+@numba.njit(
+    void(_LATENT, _GAP, _matrix, _matrix, float64, _generator, int64, _matrix), cache=True, nogil=True
+)
+def count_purchases(latent, gap, draws, stats, length, rng, width, out):
+    """``out[row, draw]``: one predictive draw of the purchases in (0, length] after T."""
+    latents = np.empty(width)
+    for i in range(stats.shape[0]):
+        for d in range(draws.shape[0]):
+            latent(draws[d], stats[i], rng, latents)
+            count = 0.0
+            s = 0.0
+            while latents[0] != 0.0:
+                wait = gap(latents, s, rng)
+                if wait < 0.0 or wait == math.inf:
+                    break
+                s += wait
+                if s > length:
+                    break
+                count += 1.0
+            out[i, d] = count

@@ -213,12 +213,12 @@ def mixed_renewal_rates(k, shape, a, b, v, out):
         out[last] = c
         return
     constant = _log_gamma_ratio(b, a) - math.lgamma(c) - (c + 1.0) * math.log1p(v)
-    largest = _peak(k, c, a, b, v)
-    # Around it the terms are like a gamma density.
-    degrees = max(k * c * largest / (k * largest + c) - a * (largest / (b + largest)) ** 2, 0.05)
+    # Around the largest the terms are like a gamma density; those of phase 0 lie lowest and widest.
+    largest = _peak(k, shape, a, b, v)
+    degrees = max(k * shape * largest / (k * largest + shape) - a * (largest / (b + largest)) ** 2, 0.05)
     spread = _WIDE / math.sqrt(degrees)
-    high = largest * (1.0 + spread) + _FADED * (1.0 + v) / k
     low = largest * max(1.0 - spread, math.exp(-1.0 - _FADED / degrees))
+    high = largest * (1.0 + spread) + (_FADED + 2.0 * k) * (1.0 + v) / k
     if high - low < _DIRECT_TERMS:
         _sum_all(out, max(1.0, np.floor(largest)), k, shape, a, b, v, constant)
     elif low < _FIRST:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from typing import Any
 
@@ -234,11 +234,7 @@ def segment_shares(table: Mapping[str, Any], column: str, ax: Any = None) -> Any
     figure, ax = _axes(ax, 4.4, 0.9 + 0.22 * len(blocks))
     base = next(iter(table["levels"]))
     for j, block in enumerate(blocks):
-        share = block["share"][base]
-        if share["interval_90"]:
-            ax.plot(share["interval_90"], [j, j], color=MODEL, lw=1.2)
-            ax.plot(share["interval_50"], [j, j], color=MODEL, lw=4, solid_capstyle="butt")
-        ax.plot(share["mean"], j, "o", color="white", mec=MODEL, ms=4.5, mew=1.2)
+        _interval(ax, j, block["share"][base], MODEL)
     total = sum(block["customers"]["value"] for block in table["segments"][column])
     ax.plot([block["customers"]["value"] / total for block in blocks], range(len(blocks)), "|", color=INK,
             ms=9, mew=1.2, label="share of customers")  # fmt: skip
@@ -265,6 +261,92 @@ def _short(label: str, length: int = 28) -> str:
     return label if len(label) <= length else label[: length - 1] + "…"
 
 
+@_styled
+def comparison(table: Mapping[str, Any]) -> Any:
+    """Variants side by side: prediction of unseen customers, holdout total, equity.
+
+    Parameters
+    ----------
+    table
+        As made by :func:`clvmodels.report.comparison.build`.
+    """
+    variants, stacked = table["variants"], table["stacked"]["equity"]
+    later = [variant["holdout"] for variant in variants]
+    count = 2 + any(later)
+    height = 1.15 + 0.3 * (len(variants) + bool(stacked))
+    figure, panels = _panels(count, width=8.8, height=height, sharey=True)
+    places = np.arange(len(variants))
+    _densities(panels[0], [variant["loo"] for variant in variants])
+    if any(later):
+        ax, actual = panels[1], table["data"]["holdout"]["orders"]["value"]
+        ax.axvline(actual, color=INK, lw=0.9, ls=(0, (2, 1.6)), label="observed")
+        for j, block in zip(places, later, strict=True):
+            if block:
+                if block["totals"]["orders"]["interval_90"]:
+                    ax.plot(block["totals"]["orders"]["interval_90"], [j, j], color=MODEL, lw=1.2)
+                expected = (1 + block["bias"]["orders"]["value"]) * actual
+                ax.plot(expected, j, "o", color="white", mec=MODEL, ms=4.5, mew=1.2)
+        ax.legend(loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0.2)
+        ax.set_xlabel("Purchases in the holdout\n(expected; 90 % predictive interval)")
+        _thousands(ax.xaxis)
+    rows = [(variant["name"], variant["equity"]) for variant in variants]
+    rows += [("stacked", stacked)] if stacked else []
+    for j, (_, equity) in enumerate(rows):
+        level, block = next(iter(equity.items()))
+        _interval(panels[-1], j, block, INK if j >= len(variants) else MODEL)
+    panels[-1].set_xlabel(
+        f"Equity, {table['currency']}, level {level}\n(mean; 50 % and 90 % interval)"
+        if block["interval_90"]
+        else f"Equity, {table['currency']}, level {level}"
+    )
+    _thousands(panels[-1].xaxis)
+    panels[-1].xaxis.get_major_locator().set_params(nbins=5)
+    panels[0].set_yticks(range(len(rows)), [_short(name) for name, _ in rows])
+    panels[0].set_ylim(len(rows) - 0.4, -0.6)
+    for ax in panels:
+        ax.tick_params("y", length=0)
+        ax.grid(axis="y", color="#eceff2", lw=0.6)
+    return figure
+
+
+def _densities(ax: Any, scores: Sequence[Mapping[str, Any]]) -> None:
+    """Differences in leave-one-out density to the best variant, with two standard errors."""
+    marks = {"purchases": ("o", MODEL, -0.12), "spend": ("s", INK, 0.12)}
+    lowest = 0.0
+    for role, (mark, colour, shift) in marks.items():
+        found = [
+            (j, score[role]["difference"])
+            for j, score in enumerate(scores)
+            if score[role] and score[role]["difference"]
+        ]
+        if not any(difference["se"] for _, difference in found):
+            continue  # one model in all variants
+        for j, difference in found:
+            value, error = difference["value"], 2 * difference["se"]
+            ax.plot([value - error, value + error], [j + shift] * 2, color=colour, lw=1.2)
+            ax.plot(value, j + shift, mark, color="white", mec=colour, ms=4.5, mew=1.2)
+            lowest = min(lowest, value - error)
+        ax.plot([], [], mark, color="white", mec=colour, ms=4.5, mew=1.2, label=role)
+    ax.axvline(0, color=GREY, lw=0.8)
+    if lowest < -60:
+        ax.set_xscale("symlog", linthresh=10)
+        ticks = [0, *(-d for d in (10, 100, 1000, 10_000, 100_000) if d < -2 * lowest)]
+        ax.set_xticks(ticks)
+        ax.xaxis.set_minor_locator(NullLocator())
+    _thousands(ax.xaxis)
+    ax.set_xlabel("Log density of unseen customers, less the\nbest (nats; two standard errors)")
+    if ax.get_legend_handles_labels()[1]:
+        ax.legend(loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.2, ncols=2)
+
+
+def _interval(ax: Any, y: float, block: Mapping[str, Any], colour: str) -> None:
+    """Mean with 50 % (thick) and 90 % (thin) interval, where there is one."""
+    if block["interval_90"]:
+        ax.plot(block["interval_90"], [y, y], color=colour, lw=1.2)
+        ax.plot(block["interval_50"], [y, y], color=colour, lw=4, solid_capstyle="butt")
+    ax.plot(block["mean"], y, "o", color="white", mec=colour, ms=4.5, mew=1.2)
+
+
 # --- surfaces over recency and frequency ---------------------------------------------------------
 
 
@@ -285,7 +367,7 @@ def history_surfaces(s: Mapping[str, np.ndarray], unit: str) -> Any:
     figure, (left, right) = _panels(2, width=8.8, height=3.2, sharey=True)
     _shaded(figure, left, s, "p_alive", np.linspace(0, 1, 11), "{:.1f}")
     left.set_title("P(alive) at the valuation date")
-    _shaded(figure, right, s, "orders", _round_levels(s["orders"].max(), 9), "{:g}")
+    _shaded(figure, right, s, "orders", _round_levels(np.nanmax(s["orders"]), 9), "{:g}")
     right.set_title("Expected purchases in the next year")
     for ax in (left, right):
         ax.set_xlabel(f"Recency: first to last purchase ({unit}s)")
@@ -304,7 +386,7 @@ def iso_value(s: Mapping[str, np.ndarray], unit: str, currency: str, ax: Any = N
     figure, ax = _axes(ax, 4.4, 3.1)
     value = s["value"]
     steps = np.multiply.outer(10.0 ** np.arange(-6, 12), [1, 2, 5]).ravel()
-    levels = steps[steps < 0.95 * value.max()][-7:]
+    levels = steps[steps < 0.95 * np.nanmax(value)][-7:]
     lines = ax.contour(s["recency"], s["frequency"], value, levels=levels, colors=MODEL, linewidths=1.1)
     ax.clabel(lines, fmt=_money, fontsize=7.5, inline=True)
     recency, ridge = _ridge(s["recency"], s["frequency"], value)
@@ -323,8 +405,10 @@ def iso_value(s: Mapping[str, np.ndarray], unit: str, currency: str, ax: Any = N
 
 def _ridge(recency: np.ndarray, frequency: np.ndarray, value: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Where value peaks over frequency, inside the grid, by the parabola through the peak."""
+    value = np.where(np.isnan(value), -np.inf, value)  # histories that cannot be
     best = value.argmax(axis=0)
     inside = (best > 0) & (best < len(frequency) - 1)
+    inside &= np.isfinite(value[np.minimum(best + 1, len(frequency) - 1), np.arange(value.shape[1])])
     at, column = best[inside], np.flatnonzero(inside)
     below, peak, above = (value[at + k, column] for k in (-1, 0, 1))
     shift = 0.5 * (below - above) / (below - 2 * peak + above)
@@ -359,11 +443,11 @@ def frequency_histogram(arrays: Any, ax: Any = None) -> Any:
 def tracking(arrays: Any, observation_end: str) -> Any:
     """Weekly and cumulative repeat purchases, observed and predicted, in the window and after it."""
     figure, panels = _panels(1, rows=2, width=8.8, height=4.8, sharex=True)
-    week = arrays["week"].values
+    week, unit = arrays["week"].values, arrays.attrs.get("tracking_unit", "week")
     end = np.datetime64(observation_end)
     after = week > end
     for ax, name, title in (
-        (panels[0], "weekly", "Repeat purchases per week"),
+        (panels[0], "weekly", f"Repeat purchases per {unit}"),
         (panels[1], "cumulative", "Repeat purchases since the start, cumulative"),
     ):
         low, mean, high = arrays[f"{name}_model"].values
@@ -385,7 +469,7 @@ def tracking(arrays: Any, observation_end: str) -> Any:
                            textcoords="offset points", va="top", color=GREY, fontsize=7.5)  # fmt: skip
     _legend(panels[1], after.any(), bool(np.isfinite(arrays["weekly_model"].values).all()))
     _dates(panels[1])
-    panels[1].set_xlabel("Week (by its last day)")
+    panels[1].set_xlabel(f"{unit.capitalize()} (by its last day)")
     return figure
 
 
@@ -531,23 +615,23 @@ def draw_all(
             f" The {SEGMENTS_SHOWN} most valuable of {len(blocks)}." if len(blocks) > SEGMENTS_SHOWN else ""
         )
         out[f"segments_{number}"] = (segment_shares(table, column), f"By {column}.{intervals}{more}")
-    s = surfaces(summary, posterior, table["assumptions"])
-    age = f"{float(s['age']):,.0f} {unit}s"
-    out["histories"] = (
-        history_surfaces(s, unit),
-        f"For customers who first bought {age} before the valuation date; posterior means. Customers "
-        "without a repeat purchase are not on this map.",
-    )
-    bend = (
-        " Lines bend back: of two customers whose last purchase lies equally far back, the one who used to "
-        "buy more often may be worth less, being the more likely to have left."
-    )
-    out["iso_value"] = (
-        iso_value(s, unit, money),
-        f"Each line joins histories of equal expected value, at age {age}, mean margin and the mean spend of "
-        f"a new customer ({money} {float(s['spend']):,.2f} a purchase)."
-        + (bend if len(_ridge(s["recency"], s["frequency"], s["value"])[0]) else ""),
-    )
+    if (s := surfaces(summary, posterior, table["assumptions"])) is not None:
+        age = f"{float(s['age']):,.0f} {unit}s"
+        out["histories"] = (
+            history_surfaces(s, unit),
+            f"For customers who first bought {age} before the valuation date; posterior means. Customers "
+            "without a repeat purchase are not on this map.",
+        )
+        bend = (
+            " Lines bend back: of two customers whose last purchase lies equally far back, the one who used "
+            "to buy more often may be worth less, being the more likely to have left."
+        )
+        out["iso_value"] = (
+            iso_value(s, unit, money),
+            f"Each line joins histories of equal expected value, at age {age}, mean margin and the mean "
+            f"spend of a new customer ({money} {float(s['spend']):,.2f} a purchase)."
+            + (bend if len(_ridge(s["recency"], s["frequency"], s["value"])[0]) else ""),
+        )
     if arrays is not None:
         out |= _checked(arrays, table, money)
     if (panels := draws(posterior)) is not None:
@@ -566,12 +650,13 @@ def _checked(arrays: Any, table: Mapping[str, Any], money: str) -> dict[str, tup
     of = "" if sample == whole else f" A sample of {sample:,} of {whole:,} customers."
     out = {
         "frequency": (frequency_histogram(arrays), f"Customers by repeat purchases.{of}"),
-        "tracking": (
+    }
+    if "weekly_model" in arrays:
+        out["tracking"] = (
             tracking(arrays, table["assumptions"]["valuation_date"]),
             "In the window the model simulates every customer anew from the first purchase; after it, it "
             "forecasts from each history, and the cumulative forecast starts at the observed total.",
-        ),
-    }
+        )
     if "spend_edges" in arrays:
         out["spend"] = (
             spend_distribution(arrays, money),

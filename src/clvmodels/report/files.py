@@ -54,8 +54,8 @@ def write(
     _save_draws(folder / "equity.nc", posterior, equity, arrays)
     _save_customers(folder / "customers.parquet", equity, table)
     (folder / "summary.json").write_text(tables.dumps(table), encoding="utf-8")
-    _csv(folder / "segments.csv", tables.SEGMENT_COLUMNS, tables.segment_rows(table))
-    _csv(folder / "validation.csv", tables.VALIDATION_COLUMNS, tables.validation_rows(table))
+    write_csv(folder / "segments.csv", tables.SEGMENT_COLUMNS, tables.segment_rows(table))
+    write_csv(folder / "validation.csv", tables.VALIDATION_COLUMNS, tables.validation_rows(table))
     (folder / "config.yaml").write_text(dump(config, folder), encoding="utf-8")
     _draw(folder, summary, posterior, equity, table, arrays)
     manifest = {
@@ -199,7 +199,7 @@ def _save_customers(path: Path, equity: Equity, table: Mapping[str, Any]) -> Non
     pq.write_table(customers, path, compression="zstd")
 
 
-def _csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """Numbers in full (as in JSON), nothing where there is no number."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")

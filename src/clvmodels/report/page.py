@@ -19,8 +19,8 @@ RANKS_SHOWN = 3
 _TITLES = {
     "frequency_histogram": "Purchases per customer",
     "zero_class": "Customers without a repeat purchase",
-    "tracking_band": "Weeks inside the band",
-    "tracking_error": "Weekly error",
+    "tracking_band": "Tracking inside the band",
+    "tracking_error": "Tracking error",
     "spend_mean": "Mean spend",
     "spend_median": "Median spend",
     "spend_frequency_correlation": "Spend and frequency unrelated",
@@ -47,38 +47,11 @@ def html(table: Mapping[str, Any], figures: Mapping[str, tuple[str, str]]) -> st
     figures
         Name → (SVG element, caption).
     """
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-    from markupsafe import Markup, escape
+    from markupsafe import Markup
 
-    def number(key: str, style: str | None = None) -> Markup:
-        return Markup('<span data-key="{}">{}</span>').format(key, show(table, key, style))
-
-    def span(key: str, style: str | None = None) -> Markup:
-        """An interval as ``low to high``, each with its own key."""
-        if lookup(table, key) is None:
-            return Markup('<span data-key="{}">{}</span>').format(key, NONE)
-        ends = (number(f"{key}.{end}", style) for end in (0, 1))
-        return Markup('<span class="span">{} <i>to</i> {}</span>').format(*ends)
-
-    def sentence(template: str) -> Markup:
-        return Markup(fill(str(escape(template)), table, number))  # numbers are escaped by number()
-
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("report.html.j2").render(
-        t=table,
-        n=number,
-        lookup=lambda key: lookup(table, key),
-        has=lambda key: lookup(table, key) is not None,
+    return template("report.html.j2", table).render(
         data_checks=[check["name"] for check in _data_checks(table)],
         draw_checks=[check["name"] for check in table["checks"] if check not in _data_checks(table)],
-        span=span,
-        say=sentence,
         figures={name: (Markup(svg), caption) for name, (svg, caption) in figures.items()},
         levels=list(table["levels"]),
         base=next(iter(table["levels"])),
@@ -92,11 +65,51 @@ def html(table: Mapping[str, Any], figures: Mapping[str, tuple[str, str]]) -> st
         ledger=_ledger(table),
         titles=_TITLES,
         marks=_MARKS,
-        long_date=long_date,
         segments_shown=SEGMENTS_SHOWN,
         ranks_shown=RANKS_SHOWN,
-        NONE=NONE,
     )
+
+
+def template(name: str, table: Mapping[str, Any]) -> Any:
+    """A Jinja template with what writes numbers of the table.
+
+    ``n(key)`` writes a number in an element that carries its key, ``span(key)`` an interval, and
+    ``say(text)`` a sentence whose keys of numbers stand in braces; ``t`` is the table itself.
+    """
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup, escape
+
+    def number(key: str, style: str | None = None) -> Markup:
+        return Markup('<span data-key="{}">{}</span>').format(key, show(table, key, style))
+
+    def span(key: str, style: str | None = None) -> Markup:
+        """An interval as ``low to high``, each with its own key."""
+        if lookup(table, key) is None:
+            return Markup('<span data-key="{}">{}</span>').format(key, NONE)
+        ends = (number(f"{key}.{end}", style) for end in (0, 1))
+        return Markup('<span class="span">{} <i>to</i> {}</span>').format(*ends)
+
+    def sentence(text: str) -> Markup:
+        return Markup(fill(str(escape(text)), table, number))  # numbers are escaped by number()
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    known = {
+        "t": table,
+        "n": number,
+        "span": span,
+        "say": sentence,
+        "lookup": lambda key: lookup(table, key),
+        "has": lambda key: lookup(table, key) is not None,
+        "long_date": long_date,
+        "NONE": NONE,
+    }
+    return environment.get_template(name, globals=known)
 
 
 def confidence(table: Mapping[str, Any]) -> list[tuple[bool | None, str, str]]:

@@ -134,8 +134,8 @@ def build(
         maximum = dict(part.maximum)
         log_likelihood = maximum.pop("log_likelihood", None)
         table["maximum"][part.family] = {"parameters": maximum, "log_likelihood": log_likelihood}
-    table = _clean(table)
-    table["histories"] = _clean(_histories(summary, posterior, table["assumptions"], base))
+    table = clean(table)
+    table["histories"] = clean(_histories(summary, posterior, table["assumptions"], base))
     table["sentences"] = [fill(s, table) for s in sentences(table)]
     table["disclosures"] = [{"topic": topic, "text": fill(text, table)} for topic, text in disclosures(table)]
     return table
@@ -173,9 +173,7 @@ def _never_again(summary: Summary, equity: Equity, total: Mapping[str, np.ndarra
         "always_alive": bool(len(alive) and alive.min() == 1.0),
         "equity": {lv: statistics(d, unit=money, level=lv) for lv, d in draws.items()},
         "share": {lv: statistics(d / total[lv], unit="share", level=lv) for lv, d in draws.items()},
-        "per_customer": {
-            lv: statistics(d / max(count, 1), unit=money, level=lv) for lv, d in draws.items()
-        },
+        "per_customer": {lv: statistics(d / max(count, 1), unit=money, level=lv) for lv, d in draws.items()},
     }
 
 
@@ -340,6 +338,7 @@ def _assumptions(
         "first_purchases": [str(summary.first_day.min()), str(summary.first_day.max())],
         "scope": "existing customers",
         "time_unit": unit,
+        "clock": summary.clock,
         "currency": summary.currency,
         "margin": {"mean": margin.mean(), "low": margin.min(), "high": margin.max(), "unit": "share"},
         "margin_source": assumptions.margin_source,
@@ -388,12 +387,12 @@ def _hash(*parts: bytes) -> str:
     return digest.hexdigest()[:16]
 
 
-def _clean(value: Any) -> Any:
+def clean(value: Any) -> Any:
     """JSON-ready: plain Python values, numbers to ten significant digits, None for NaN."""
     if isinstance(value, Mapping):
-        return {str(k): _clean(v) for k, v in value.items()}
+        return {str(k): clean(v) for k, v in value.items()}
     if isinstance(value, list | tuple | np.ndarray):
-        return [_clean(v) for v in value]
+        return [clean(v) for v in value]
     if isinstance(value, bool | np.bool_):
         return bool(value)
     if isinstance(value, int | np.integer):
@@ -520,7 +519,7 @@ def disclosures(table: Mapping[str, Any]) -> list[tuple[str, str]]:
         (
             "Data window",
             f"First purchases from {first} to {last}, observed to {when}; time in {unit}s; purchases of one "
-            "customer on one day are one purchase.",
+            f"customer in one {unit if a['clock'] == 'discrete' else 'day'} are one purchase.",
         ),
         (
             "Extrapolation",
@@ -604,7 +603,7 @@ def _list(items: Sequence[str]) -> str:
 # --- tidy rows of the CSV files ------------------------------------------------------------------
 
 
-def _flat(block: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+def flat(block: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """Statistics of a block, one name and value each; intervals become two."""
     for name, value in block.items():
         if name in ("unit", "level"):
@@ -629,7 +628,7 @@ def segment_rows(table: Mapping[str, Any]) -> Iterator[tuple[Any, ...]]:
             for metric in ("equity", "share", "per_customer", "rank"):
                 metrics += [(metric, block) for block in entry[metric].values()]
             for metric, block in metrics:
-                for name, value in _flat(block):
+                for name, value in flat(block):
                     yield (
                         column, entry["label"], metric, block.get("level", ""), name, value, block["unit"]
                     )  # fmt: skip
@@ -645,5 +644,5 @@ def validation_rows(table: Mapping[str, Any]) -> Iterator[tuple[Any, ...]]:
         yield check["name"], "", "value", check["value"], "", ""
         yield check["name"], "", "threshold", check["threshold"], "", ""
     for name, block in table["validation"].items():
-        for statistic, value in _flat(block):
+        for statistic, value in flat(block):
             yield name, block["level"], statistic, value, block["unit"], ""

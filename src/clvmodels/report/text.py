@@ -61,7 +61,8 @@ def show(table: Mapping[str, Any], key: str, style: str | None = None) -> str:
     ----------
     style
         ``money``, ``count``, ``percent``, ``number`` (four significant digits), ``fixed``
-        (two decimals), ``whole`` or ``text``; default: by the unit of the nearest enclosing block.
+        (two decimals), ``tenth`` (one), ``whole`` or ``text``; default: by the unit of the nearest
+        enclosing block.
     """
     path = _walk(table, key)
     value = path[-1]
@@ -91,6 +92,8 @@ def write(value: Any, style: str = "number", size: float | None = None) -> str:
         return _minus(f"{100 * value:.{0 if whole else 1}f}{SPACE}%")
     if style == "fixed":
         return _minus(f"{value:,.2f}")
+    if style == "tenth":
+        return _minus(f"{value:,.1f}")
     if style == "whole":
         return _minus(f"{value:,.0f}")
     if style == "money":

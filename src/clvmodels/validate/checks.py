@@ -63,7 +63,8 @@ def predictive_checks(summary: Summary, posterior: Posterior, seed: int) -> tupl
         xarray Dataset for the figures: ``frequency_observed[frequency]`` and
         ``frequency_model[band, frequency]`` (customers), ``weekly_observed[week]``,
         ``weekly_model[band, week]`` and the same ``cumulative_*`` (repeat purchases;
-        coordinate ``week`` is the last day of the week), ``spend_observed[bin]`` and
+        coordinate ``week`` is the last day of the week; on a discrete clock the periods take the
+        place of weeks, and a table of summaries has neither), ``spend_observed[bin]`` and
         ``spend_model[band, bin]`` (customers; ``spend_edges[edge]`` in currency), and
         ``holdout_orders[draw]``, ``holdout_spend[draw]`` with the truth in the attribute
         ``actual``. ``band`` is low, mean, high of the 90 % predictive interval.
@@ -83,6 +84,7 @@ def predictive_checks(summary: Summary, posterior: Posterior, seed: int) -> tupl
     picks = np.linspace(0, len(posterior) - 1, REPLICATES).round().astype(int)
     purchase_draws, spend_draws = (part[picks] for part in posterior.pairs())
     attrs = {"interval": INTERVAL, "replicates": REPLICATES, "customers": len(chosen), "holdout": ""}
+    attrs["tracking_unit"] = _tracking_unit(summary)
 
     checks, arrays = _purchases(sample, posterior.purchases.family, purchase_draws)
     for more, extra in (
@@ -94,8 +96,9 @@ def predictive_checks(summary: Summary, posterior: Posterior, seed: int) -> tupl
     coords: dict[str, Any] = {
         "band": ["low", "mean", "high"],
         "frequency": [str(k) for k in range(FREQUENCIES - 1)] + [f"{FREQUENCIES - 1}+"],
-        "week": arrays.pop("week").astype("datetime64[ns]"),
     }
+    if "week" in arrays:
+        coords["week"] = arrays.pop("week").astype("datetime64[ns]")
     return tuple(checks), xr.Dataset(arrays, coords=coords, attrs=attrs)
 
 
@@ -140,10 +143,9 @@ def _purchases(sample: _Sample, name: str, draws: np.ndarray) -> Found:
     """Frequency histogram, zero class and weekly tracking from the same replicates."""
     family, summary, of = registry.purchases(name), sample.summary, sample.of
     T = sample["T"]
-    end = np.datetime64(summary.observation_end, "D")
-    born = (summary.first_day[sample.chosen] - end).astype(float)
-    weeks = int(((end - np.datetime64(summary.observation_start, "D")).astype(int) + 1) // _WEEK)
-    weeks = max(weeks, 1)  # of a shorter window, all of it
+    born = (summary.first_day[sample.chosen] - np.datetime64(summary.observation_end, "D")).astype(float)
+    dates, weekly = _observed_weeks(summary)
+    weeks = len(dates)
     days = DAYS_PER_UNIT[summary.time_unit]
 
     histogram = np.empty((len(draws), FREQUENCIES))
@@ -153,7 +155,10 @@ def _purchases(sample: _Sample, name: str, draws: np.ndarray) -> Found:
         seen = histories.time <= T[histories.customer]
         owner = histories.customer[seen]
         histogram[d] = _histogram(np.bincount(owner, minlength=len(T)))
-        week = _weeks_back(born[owner] + days * histories.time[seen])
+        if summary.clock == "discrete":
+            week = (T[owner] - histories.time[seen]).astype(int)
+        else:
+            week = _weeks_back(born[owner] + days * histories.time[seen])
         inside = week < weeks
         key = (owner[inside] % 2) * weeks + weeks - 1 - week[inside]
         halves[d] = np.bincount(key, minlength=2 * weeks).reshape(2, weeks)
@@ -167,21 +172,22 @@ def _purchases(sample: _Sample, name: str, draws: np.ndarray) -> Found:
     zero, zeros = observed[0] / len(T), histogram[:, 0] / len(T)
     low, high = interval(zeros, STATISTIC_INTERVAL)
 
-    calendar = summary.calendar
-    back = _weeks_back((calendar.day - end).astype(float))
-    inside = (back >= 0) & (back < weeks)
-    weekly = np.bincount(weeks - 1 - back[inside], calendar.repeat_orders[inside], weeks)
-    scale = len(summary) / len(T)
-    bands = sample.bands(_to_all(halves, scale))
-    arrays = {
+    arrays: dict[str, Any] = {
         "frequency_observed": ("frequency", observed),
         "frequency_model": (("band", "frequency"), sample.bands(histogram)),
-        "week": end - (_WEEK * np.arange(weeks - 1, -1, -1)).astype("timedelta64[D]"),
-        "weekly_observed": ("week", weekly),
-        "weekly_model": (("band", "week"), bands),
-        "cumulative_observed": ("week", weekly.cumsum()),
-        "cumulative_model": (("band", "week"), sample.bands(_to_all(halves.cumsum(axis=2), scale))),
     }
+    tracked = []
+    if weeks:
+        scale = len(summary) / len(T)
+        bands = sample.bands(_to_all(halves, scale))
+        arrays |= {
+            "week": dates,
+            "weekly_observed": ("week", weekly),
+            "weekly_model": (("band", "week"), bands),
+            "cumulative_observed": ("week", weekly.cumsum()),
+            "cumulative_model": (("band", "week"), sample.bands(_to_all(halves.cumsum(axis=2), scale))),
+        }
+        tracked = _tracking(sample, weekly, bands)
     return [
         Check(
             name="frequency_histogram",
@@ -206,8 +212,28 @@ def _purchases(sample: _Sample, name: str, draws: np.ndarray) -> Found:
                 f"{_percent(zeros.mean())}{sample.within(low, high, STATISTIC_INTERVAL, _percent)}{of}."
             ),
         ),
-        *_tracking(sample, weekly, bands),
+        *tracked,
     ], arrays
+
+
+def _tracking_unit(summary: Summary) -> str:
+    return summary.time_unit if summary.clock == "discrete" else "week"
+
+
+def _observed_weeks(summary: Summary) -> tuple[np.ndarray, np.ndarray]:
+    """Last day and repeat purchases of every week of the window, or period of a discrete clock."""
+    calendar, end = summary.calendar, np.datetime64(summary.observation_end, "D")
+    if not len(calendar.day):
+        return calendar.day, calendar.repeat_orders
+    if summary.clock == "discrete":
+        past = calendar.day <= end
+        return calendar.day[past], calendar.repeat_orders[past]
+    weeks = int(((end - np.datetime64(summary.observation_start, "D")).astype(int) + 1) // _WEEK)
+    weeks = max(weeks, 1)  # of a shorter window, all of it
+    back = _weeks_back((calendar.day - end).astype(float))
+    inside = (back >= 0) & (back < weeks)
+    weekly = np.bincount(weeks - 1 - back[inside], calendar.repeat_orders[inside], weeks)
+    return end - (_WEEK * np.arange(weeks - 1, -1, -1)).astype("timedelta64[D]"), weekly
 
 
 def _histogram(frequency: np.ndarray) -> np.ndarray:
@@ -246,17 +272,18 @@ def _tracking(sample: _Sample, observed: np.ndarray, bands: np.ndarray) -> list[
     share = float(((low <= observed) & (observed <= high)).mean())
     floor = float(binom.ppf(BAND_TAIL, weeks, INTERVAL) / weeks)
     verdict = sample.verdict(share >= floor)
+    unit = _tracking_unit(sample.summary)
     if sample.point:
-        sentence = f"Weekly repeat purchases of {weeks} weeks: one parameter vector has no band to lie in."
+        sentence = f"Repeat purchases of {weeks} {unit}s: one parameter vector has no band to lie in."
     else:
         sentence = (
-            f"{_percent(share)} of {weeks} weeks of repeat purchases lie inside the model's "
+            f"{_percent(share)} of {weeks} {unit}s of repeat purchases lie inside the model's "
             f"{_percent(INTERVAL)} predictive band (at least {_percent(floor)} would if the band held)."
         )
     if verdict is False:
         sentence += (
-            " Weeks differ by more than chance: seasons, campaigns or news moved many customers together, "
-            "which no level of this model contains."
+            f" The {unit}s differ by more than chance: seasons, campaigns or news moved many customers "
+            "together, which no level of this model contains."
         )
     error = float(np.abs(observed - mean).sum() / max(observed.sum(), 1))
     return [
@@ -275,7 +302,7 @@ def _tracking(sample: _Sample, observed: np.ndarray, bands: np.ndarray) -> list[
             threshold=ERROR_LIMIT,
             figure="tracking",
             sentence=(
-                f"Weekly repeat purchases in the window differ from the expected ones by {_percent(error)} "
+                f"Repeat purchases by {unit} in the window differ from those expected by {_percent(error)} "
                 "on average (sum of absolute differences over sum of purchases; at most "
                 f"{_percent(ERROR_LIMIT)})."
             ),
@@ -376,6 +403,9 @@ def _holdout(
     length = round(summary.holdout * days)
     weeks = int(length // _WEEK)
     edges = np.unique(np.r_[_WEEK * np.arange(weeks + 1), length]) / days
+    if summary.clock == "discrete":
+        weeks = int(summary.holdout)
+        edges = np.arange(weeks + 1.0)
     orders, revenue = _future(summary, posterior, seed, edges)
     attrs["holdout"] = f"{summary.holdout:.4g} {summary.time_unit}s"
 
@@ -438,6 +468,10 @@ def _later_weeks(sample: _Sample, orders: np.ndarray, window: dict[str, Any]) ->
     end = np.datetime64(summary.observation_end, "D")
     ahead = (summary.calendar.day - end).astype(float)
     week = np.ceil(ahead / _WEEK).astype(int) - 1
+    dates = end + (_WEEK * np.arange(1, weeks + 1)).astype("timedelta64[D]")
+    if summary.clock == "discrete":
+        week = (ahead > 0).cumsum() - 1
+        dates = summary.calendar.day[ahead > 0]
     repeat = summary.calendar.repeat_orders
     if repeat[ahead > 0].sum() == summary["holdout_frequency"].sum():
         inside = (ahead > 0) & (week < weeks)
@@ -451,7 +485,6 @@ def _later_weeks(sample: _Sample, orders: np.ndarray, window: dict[str, Any]) ->
         "cumulative_observed": start + observed.cumsum(),
         "cumulative_model": start + sample.bands(orders.cumsum(axis=1)),
     }
-    dates = end + (_WEEK * np.arange(1, weeks + 1)).astype("timedelta64[D]")
     return {"week": np.concatenate([window["week"], dates])} | {
         name: (window[name][0], np.concatenate([window[name][1], values], axis=-1))
         for name, values in later.items()

@@ -2,9 +2,11 @@
 
 ``R = Σ_j W_j rate(theta, x, T, s_j)`` does not depend on recency (for families that say so;
 for others given the phase of the running interval) and is a smooth function of ``log(c + T)``,
-c being the shortest time scale of the draws. For every distinct combination of the other statistics, R is computed at Chebyshev
-nodes in that variable; their number follows from the distance of the nearest singularity
-(T = -c, an imaginary distance π away) so that the interpolation error is below 1e-11.
+c being the shortest time scale of the draws. For every distinct combination of the other
+statistics, R is computed at Chebyshev nodes in that variable; their number follows from the
+distance of the nearest singularity (T = -c, an imaginary distance π away) so that the
+interpolation error is below 1e-11, or 1e-9 of the largest value where large shapes make a
+window of the future rise over many decades of T.
 """
 
 from __future__ import annotations
@@ -49,20 +51,25 @@ class ResidualTable:
     weights: np.ndarray
     mixture: Callable[[slice], np.ndarray] | None = None
 
-    def at(self, rows: slice) -> np.ndarray:
+    def at(self, rows: slice | np.ndarray) -> np.ndarray:
         """R of consecutive rows, shape (row, flow, draw)."""
         first, count = self.first[rows], self.count[rows]
-        out = np.empty((len(first), *self.values.shape[1:]))
-        starts = np.flatnonzero(np.r_[True, first[1:] != first[:-1]])
+        shape = (len(self.flows), self.values.shape[2])
+        out = np.empty((len(first), *shape))
+        new = np.r_[True, first[1:] != first[:-1]]
+        if self.mixture is not None:
+            new |= np.arange(len(first)) % _CHUNK == 0
+            shares = self.mixture(rows)
+        starts = np.flatnonzero(new)
         for low, high in zip(starts, np.r_[starts[1:], len(first)], strict=True):
             node, n = first[low], count[low]
             block = self.values[node : node + n].reshape(n, -1)
-            weights = self.weights[rows][low:high, :n]
-            out[low:high] = (weights @ block).reshape(high - low, *self.values.shape[1:])
-        if self.mixture is None:
-            return out
-        phases = out.reshape(len(out), -1, len(self.flows), out.shape[2])
-        return np.einsum("rdp,rpfd->rfd", self.mixture(rows), phases)
+            found = (self.weights[rows][low:high, :n] @ block).reshape(high - low, -1, *shape)
+            if self.mixture is None:
+                out[low:high] = found[:, 0]
+            else:
+                np.einsum("rdp,rpfd->rfd", shares[low:high], found, out=out[low:high])
+        return out
 
 
 def time_scale(family: PurchaseFamily, draws: np.ndarray, T: np.ndarray) -> float:

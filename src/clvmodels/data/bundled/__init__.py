@@ -50,13 +50,13 @@ LOGS = {
     ),
     "donations": Bundled(
         currency="USD",
-        title="Donations to a nonprofit, 11,104 donors first seen in 1995 and the six years after, summarised",
+        title="a summary of 11,104 donors who first gave to a nonprofit in 1995, over six years after it",
         kind="summary",
         time_unit="year",
     ),
     "contracts": Bundled(
         currency="USD",
-        title="Survivors of 2,000 yearly contracts of two segments over seven renewals, summarised",
+        title="a summary of 2,000 yearly contracts in two segments over seven renewals",
         kind="summary",
         time_unit="year",
     ),

@@ -1,0 +1,817 @@
+"""The bridge between two dates: why equity moved, draw by draw, and the return on it.
+
+For parameters θ and assumptions a, V(S; D, θ, a) is the value at level expected of customers S with
+histories D. Between an opening (C0, D0) and a closing (C1, D1), τ time units later, the lines are
+
+====================  =======================================================================
+``unwinding``         O (e^(δτ) - 1), O the opening
+``release``           -e^(δτ) V(C0; D0) of the margin expected within τ
+``bought, silent``    V(new purchases, old spend) - X over customers who bought, or did not; X = O +
+                      unwinding + release is what was expected
+``basket``            V(new purchases, new spend) - V(new purchases, old spend)
+``new``               V of customers whose first purchase lies between the dates
+``horizon_roll``      V to the full horizon - V to what was left of the old one
+``perimeter``         customers who vanished (-X), appeared with an older first purchase, or whose
+                      history was rewritten
+``periods``           discounting by periods instead of continuously, which all lines above do
+``purchases, spend``  parameters re-estimated, first of the purchase then of the spend model
+``margin, discount,   one assumption after the other, in this order
+horizon``
+``model``             another model class
+====================  =======================================================================
+
+With ``basis="opening"`` movements use the opening's parameters and assumptions, and the last four
+rows follow at the closing date: movements are honest forecast errors. With ``basis="closing"`` those
+rows come first, at the opening date (a restatement), and movements use the closing's: their joint
+posterior is exact, but parameters that have seen the movement explain more of it.
+
+Under the model, realized margin accumulated to the closing and the closing's value of the same
+customers have the expectation e^(δτ) O.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+
+from clvmodels.artifacts import DAYS_PER_UNIT, Assumptions, Posterior, Segment, Summary, interval
+from clvmodels.errors import InputError
+from clvmodels.models import registry
+from clvmodels.numerics import loops
+from clvmodels.value import Flow, valuation_flow
+from clvmodels.value.residual import tabulate
+from clvmodels.value.stream import spend_statistics
+from clvmodels.value.threads import ordered
+
+Basis = Literal["closing", "opening"]
+BASES: tuple[Basis, ...] = ("closing", "opening")
+MOVEMENTS = (
+    *("unwinding", "release", "bought", "silent", "basket"),
+    *("new", "horizon_roll", "perimeter", "periods"),
+)
+REVISIONS = ("purchases", "spend", "margin", "discount", "horizon", "model")
+LINES = ("opening", *MOVEMENTS, *REVISIONS, "closing")
+ORDER: Mapping[Basis, tuple[str, ...]] = {
+    "opening": LINES,
+    "closing": ("opening", *REVISIONS, *MOVEMENTS, "closing"),
+}
+"""Lines of a basis in the order in which they lead from opening to closing."""
+KINDS = ("bought", "silent", "new", "vanished", "appeared", "rewritten")
+SCOPES = ("existing", "with_acquired")
+
+_TILE = 256
+_SAME_TIME = 1e-6  # durations in time units that differ by less are equal
+
+
+@dataclass(frozen=True, kw_only=True)
+class Side:
+    """One of the two dates.
+
+    Attributes
+    ----------
+    summary, posterior, assumptions
+        As they were used at this date.
+    margin_of_other
+        Margin ratio that this date's rule gives the customers of the other date, shape (customer of
+        the other date,); where it is left out, a customer who is at one date only has one margin.
+    """
+
+    summary: Summary
+    posterior: Posterior
+    assumptions: Assumptions
+    margin_of_other: np.ndarray | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Movement:
+    """The bridge in one basis.
+
+    Attributes
+    ----------
+    lines
+        Shape (line, draw) in the order of ``LINES``, currency: opening and closing as published,
+        and what leads from one to the other.
+    acquired
+        The part of ``lines`` that belongs to customers acquired between the dates.
+    segments
+        Column → (labels, shape (line, segment, draw)).
+    margin_expected, margin_existing, margin_acquired
+        Accumulated to the closing date at δ, currency: expected of the opening's customers, shape
+        (draw,), and realized, floats.
+    hurdle
+        e^(δτ) - 1.
+    residual
+        Closing, valued on its own, less the sum of the other lines, shape (draw,).
+    """
+
+    basis: Basis
+    lines: np.ndarray
+    acquired: np.ndarray
+    segments: Mapping[str, tuple[tuple[str, ...], np.ndarray]]
+    margin_expected: np.ndarray
+    margin_existing: float
+    margin_acquired: float
+    hurdle: float
+    residual: np.ndarray
+
+    def __getitem__(self, line: str) -> np.ndarray:
+        return self.lines[LINES.index(line)]
+
+    @property
+    def start(self) -> np.ndarray:
+        """Opening with the parameters and assumptions of the movements: restated in basis closing."""
+        opening = self["opening"]
+        return opening if self.basis == "opening" else opening + _sum(self.lines, REVISIONS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Return:
+    """Return on the equity of the opening, (cash + change of equity) / opening, per draw.
+
+    Attributes
+    ----------
+    value
+        Shape (draw,), per period; NaN where it is not defined.
+    created
+        Cash + change of equity - hurdle × opening, currency: value created beyond the hurdle.
+    parts
+        Line → share of the opening. In the place of ``release`` stands ``margin_variance``, realized
+        less expected margin; acquired customers bring ``margin_acquired`` and ``acquisition_cost``.
+        They add up to ``value``.
+    defined
+        False where the opening, or its 95 % interval, is not above zero.
+    """
+
+    value: np.ndarray
+    created: np.ndarray
+    hurdle: float
+    parts: Mapping[str, np.ndarray]
+    defined: bool
+
+    @property
+    def excess(self) -> np.ndarray:
+        return self.value - self.hurdle
+
+    @property
+    def chance(self) -> float | None:
+        """P(value created beyond the hurdle); None for a single parameter vector."""
+        return float((self.created > 0).mean()) if len(self.created) > 1 else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bridge:
+    """Both bases, and the customers.
+
+    Attributes
+    ----------
+    coupling
+        How draws of the two posteriors were paired: ``independent``, ``comonotone``, ``identical``
+        (one and the same posterior) or ``point`` (at least one parameter vector). It decides the
+        intervals of lines that compare the two, and of nothing else.
+    elapsed
+        τ in time units; ``years`` the same in years.
+    counts
+        Number of customers of every kind in ``KINDS``.
+    customers
+        pyarrow Table, one row per customer of either date, see :func:`build`.
+    accumulation
+        ``by day``, or ``uniform``: how realized margin was brought to the closing date.
+    alert
+        Currency: the shortfall that ``p_shortfall`` of ``customers`` is about.
+    """
+
+    movements: Mapping[Basis, Movement]
+    coupling: str
+    elapsed: float
+    years: float
+    counts: Mapping[str, int]
+    customers: Any
+    accumulation: str
+    alert: float
+    level: str
+    currency: str
+
+    def alerts(self, probability: float = 0.5) -> Any:
+        """Customers who fell short of expectation by ``alert`` with at least this probability.
+
+        Level expected (for one parameter vector: those who did), the largest shortfall first.
+        """
+        import pyarrow.compute as pc
+
+        table = self.customers
+        found = table.filter(pc.greater_equal(table["p_shortfall"], probability))
+        return found.sort_by([("surprise", "ascending"), ("customer", "ascending")])
+
+
+def build(
+    opening: Side,
+    closing: Side,
+    *,
+    refitted: Posterior | None = None,
+    coupling: Literal["independent", "comonotone"] = "independent",
+    revenue: np.ndarray | None = None,
+    alert: float | None = None,
+    seed: int = 0,
+    threads: int | None = None,
+) -> Bridge:
+    """The bridge from an opening to a closing.
+
+    Parameters
+    ----------
+    refitted
+        The opening's model class fitted to the closing's data, where the closing's class is
+        another; left out, all of that change is on the line ``model``.
+    coupling
+        How draws of the opening's and the closing's posterior meet: in random order, or sorted by
+        V(C1; D1, ·, opening's assumptions).
+    revenue
+        Revenue of each of the closing's customers between the dates, accumulated to the closing at
+        the opening's and at the closing's δ, shape (customer, 2). Left out: from the differences
+        of the summaries, as if it came evenly.
+    alert
+        Shortfall in currency; default: the margin of an average first order.
+    seed
+        Of the random order.
+
+    Returns
+    -------
+    Bridge
+        ``customers`` has the columns ``customer``, ``kind``, ``value_opening``, ``value_closing``,
+        ``change``, ``change_per_year``, ``expected_change`` (drift), ``surprise``, ``revision``
+        (posterior means), ``p_increase`` (of value_closing over value_opening), ``p_shortfall``
+        (surprise below -alert), ``margin_realized``, ``margin_expected``. Drift and surprise are
+        those of basis opening. Level expected.
+
+    Raises
+    ------
+    InputError
+        If the dates are reversed, the two have no customer in common, or differ in unit, clock,
+        currency or number of draws.
+    """
+    _refuse(opening, closing)
+    kinds = _kinds(opening.summary, closing.summary)
+    tau = kinds.elapsed
+    posteriors, how = _coupled(opening, closing, refitted, coupling, seed)
+    plan = _Plan(opening, closing, posteriors, kinds)
+    exact = revenue is not None
+    earned = revenue if revenue is not None else _even(opening, closing, kinds)
+    if alert is None:
+        first = closing.summary["first_amount"]
+        alert = float(abs((closing.assumptions.margin * first).mean()))
+    draws = max(len(opening.posterior), len(closing.posterior), *(len(p) for p in posteriors))
+    columns, labels = _groups(opening.summary, closing.summary)
+    size = 1 + sum(map(len, labels.values()))
+    sums = {basis: np.zeros((len(LINES), size, draws)) for basis in BASES}
+    acquired = {basis: np.zeros((len(LINES), draws)) for basis in BASES}
+    expected = {basis: np.zeros(draws) for basis in BASES}
+    cash = {basis: np.zeros(2) for basis in BASES}
+    found: list[dict[str, Any]] = []
+
+    def work(tile: _Tile) -> tuple[_Tile, dict[Basis, np.ndarray], dict[Basis, Any], dict[str, Any]]:
+        states = plan.states(tile)
+        membership = np.zeros((size, len(tile)))
+        membership[0] = 1
+        at = 1
+        for name, these in labels.items():
+            codes = columns[name][0 if tile.at_opening else 1][tile.old if tile.at_opening else tile.new]
+            membership[at + codes, np.arange(len(tile))] = 1
+            at += len(these)
+        reduced, paid = {}, {}
+        for basis in BASES:
+            lines = states.lines(basis)
+            block = np.zeros((len(LINES), size, draws))
+            for name, values in lines.items():
+                block[LINES.index(name)] = membership @ np.broadcast_to(values, (len(tile), draws))
+            reduced[basis] = block
+            side = int(basis == "closing")
+            got = np.zeros(len(tile))
+            if tile.at_closing:
+                got = states.margins[side] * earned[tile.new, side]
+            paid[basis] = (got, -block[LINES.index("release"), 0])
+        return tile, reduced, paid, states.details(alert, paid["opening"][0])
+
+    for tile, reduced, paid, details in ordered(work, kinds.tiles(), threads):
+        for basis in BASES:
+            sums[basis] += reduced[basis]
+            got, due = paid[basis]
+            expected[basis] += due
+            if tile.kind == "new":
+                acquired[basis] += reduced[basis][:, 0]
+            cash[basis][int(tile.kind == "new")] += got.sum()
+        found.append(details)
+
+    movements = {}
+    for basis, used in zip(BASES, (closing, opening), strict=True):
+        lines, at, segments = sums[basis][:, 0], 1, {}
+        for name, these in labels.items():
+            segments[name] = (these, sums[basis][:, at : at + len(these)])
+            at += len(these)
+        movements[basis] = Movement(
+            basis=basis,
+            lines=lines,
+            acquired=acquired[basis],
+            segments=segments,
+            margin_expected=expected[basis],
+            margin_existing=float(cash[basis][0]),
+            margin_acquired=float(cash[basis][1]),
+            hurdle=float(np.expm1(used.assumptions.delta * tau)),
+            residual=lines[-1] - lines[:-1].sum(axis=0),
+        )
+    return Bridge(
+        movements=movements,
+        coupling=how,
+        elapsed=tau,
+        years=tau / closing.assumptions.units_per_year,
+        counts={kind: len(kinds.old[kind]) for kind in KINDS},
+        customers=_table(found, tau / closing.assumptions.units_per_year),
+        accumulation="by day" if exact else "uniform",
+        alert=alert,
+        level="point" if draws == 1 else "expected",
+        currency=closing.summary.currency,
+    )
+
+
+def return_on_customer(
+    movement: Movement,
+    scope: Literal["existing", "with_acquired"] = "existing",
+    *,
+    revised: bool = True,
+    acquisition_cost: float = 0.0,
+) -> Return:
+    """(Cash from customers + change of equity) / opening equity over the period between the dates.
+
+    Cash is realized margin, accumulated to the closing date, so that without a surprise the return
+    is the hurdle e^(δτ) - 1. ("Return on Customer" is a service mark of Peppers & Rogers Group.)
+
+    Parameters
+    ----------
+    scope
+        The opening's customers, or those and the customers acquired since, net of ``acquisition_cost``.
+    revised
+        With the opening as published and all lines, or without the lines ``REVISIONS``, from
+        ``movement.start``: what was achieved, apart from what is now thought differently.
+    acquisition_cost
+        Spent on acquisition between the dates, accumulated to the closing date, currency.
+    """
+    lines = movement.lines if scope == "with_acquired" else movement.lines - movement.acquired
+    start = movement["opening"] if revised else movement.start
+    names = (*MOVEMENTS, *REVISIONS) if revised else MOVEMENTS
+    gains = {name: lines[LINES.index(name)] for name in names}
+    gains["margin_variance"] = movement.margin_existing + gains.pop("release")
+    if scope == "with_acquired":
+        gains["margin_acquired"] = np.full(len(start), movement.margin_acquired)
+        gains["acquisition_cost"] = np.full(len(start), -float(acquisition_cost))
+    gain = np.sum(list(gains.values()), axis=0)
+    low = interval(start, 0.95)[0] if len(start) > 1 else start.min()
+    defined = bool(start.mean() > 0 and low > 0)
+    base = start if defined else np.full(len(start), np.nan)
+    return Return(
+        value=gain / base,
+        created=gain - movement.hurdle * start,
+        hurdle=movement.hurdle,
+        parts={name: value / base for name, value in gains.items()},
+        defined=defined,
+    )
+
+
+def _sum(lines: np.ndarray, names: tuple[str, ...]) -> np.ndarray:
+    return lines[[LINES.index(name) for name in names]].sum(axis=0)
+
+
+def _refuse(opening: Side, closing: Side) -> None:
+    """Raise for two sides that cannot be compared."""
+    a, b = opening.summary, closing.summary
+    if a.observation_end > b.observation_end:
+        raise InputError(
+            f"the bridge would lead back from {a.observation_end} to {b.observation_end}: "
+            "give the earlier date first."
+        )
+    for what, one, other in (
+        ("currency", a.currency, b.currency),
+        ("time unit", a.time_unit, b.time_unit),
+        ("clock", a.clock, b.clock),
+    ):
+        if one != other:
+            raise InputError(
+                f"the opening has {what} {one} and the closing {other}: a bridge needs one {what}."
+            )
+    sizes = {len(opening.posterior), len(closing.posterior)} - {1}
+    if len(sizes) > 1:
+        raise InputError(
+            f"the opening has {len(opening.posterior):,} posterior draws and the closing "
+            f"{len(closing.posterior):,}: fit both with the same fit.draws."
+        )
+
+
+# --- who is who ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Tile:
+    """Customers of one kind: positions at the opening and at the closing (-1: not there)."""
+
+    kind: str
+    old: np.ndarray
+    new: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.old)
+
+    @property
+    def at_opening(self) -> bool:
+        return self.kind not in ("new", "appeared")
+
+    @property
+    def at_closing(self) -> bool:
+        return self.kind != "vanished"
+
+
+@dataclass(frozen=True)
+class _Kinds:
+    """Positions of the customers of every kind at both dates, and the time between the dates."""
+
+    old: Mapping[str, np.ndarray]
+    new: Mapping[str, np.ndarray]
+    elapsed: float
+
+    def tiles(self) -> Iterator[_Tile]:
+        for kind in KINDS:
+            old, new = self.old[kind], self.new[kind]
+            for low in range(0, len(old), _TILE):
+                yield _Tile(kind, old[low : low + _TILE], new[low : low + _TILE])
+
+
+def _kinds(a: Summary, b: Summary) -> _Kinds:
+    shared, i, j = np.intersect1d(a.customer, b.customer, assume_unique=True, return_indices=True)
+    if not len(shared):
+        raise InputError(
+            f"none of the {len(a):,} customers of {a.observation_end} is among the {len(b):,} of "
+            f"{b.observation_end}: a bridge follows customers by their id, which has to stay the same."
+        )
+    days = (b.observation_end - a.observation_end).days
+    grown = b["T"][j] - a["T"][i]
+    tau = days / DAYS_PER_UNIT[a.time_unit] if a.clock == "continuous" else float(np.median(grown))
+    more = b["frequency"][j] - a["frequency"][i]
+    later = b["recency"][j] - a["recency"][i]
+    rewritten = (np.abs(grown - tau) > _SAME_TIME) | (more < 0) | (a.first_day[i] != b.first_day[j])
+    rewritten |= (more == 0) & (np.abs(later) > _SAME_TIME)
+    bought = ~rewritten & (more > 0)
+    silent = ~rewritten & (more == 0)
+    gone = np.setdiff1d(np.arange(len(a)), i)
+    arrived = np.setdiff1d(np.arange(len(b)), j)
+    fresh = b.first_day[arrived] > np.datetime64(a.observation_end)
+    none = np.full(len(gone), -1)
+    old = {"bought": i[bought], "silent": i[silent], "rewritten": i[rewritten], "vanished": gone}
+    new = {"bought": j[bought], "silent": j[silent], "rewritten": j[rewritten], "vanished": none}
+    new |= {"new": arrived[fresh], "appeared": arrived[~fresh]}
+    old |= {kind: np.full(len(new[kind]), -1) for kind in ("new", "appeared")}
+    return _Kinds(old, new, tau)
+
+
+def _groups(
+    a: Summary, b: Summary
+) -> tuple[dict[str, tuple[np.ndarray, np.ndarray]], dict[str, tuple[str, ...]]]:
+    """Codes of both dates' customers into the labels of either, for the columns of both."""
+    codes, labels = {}, {}
+    for name in b.segments:
+        if name not in a.segments:
+            continue
+        pair: tuple[Segment, Segment] = (a.segments[name], b.segments[name])
+        every = tuple(sorted({*pair[0].labels, *pair[1].labels}))
+        place = {label: k for k, label in enumerate(every)}
+        codes[name] = tuple(np.array([place[label] for label in s.labels], int)[s.codes] for s in pair)
+        labels[name] = every
+    return codes, labels  # type: ignore[return-value]
+
+
+def _even(opening: Side, closing: Side, kinds: _Kinds) -> np.ndarray:
+    """Revenue between the dates from the summaries, accumulated as if it came evenly."""
+    a, b = opening.summary, closing.summary
+    before = np.zeros(len(b))
+    total = b["frequency"] * np.nan_to_num(b["monetary_value"])
+    for kind in ("bought", "silent"):
+        old, new = kinds.old[kind], kinds.new[kind]
+        before[new] = a["frequency"][old] * np.nan_to_num(a["monetary_value"][old])
+    total[kinds.new["new"]] += b["first_amount"][kinds.new["new"]]
+    revenue = total - before
+    for kind in ("rewritten", "appeared"):
+        revenue[kinds.new[kind]] = 0.0
+    out = np.empty((len(b), 2))
+    for k, side in enumerate((opening, closing)):
+        grown = side.assumptions.delta * kinds.elapsed
+        out[:, k] = revenue * (np.expm1(grown) / grown if grown else 1.0)
+    return out
+
+
+# --- draws ---------------------------------------------------------------------------------------
+
+
+def _coupled(
+    opening: Side, closing: Side, refitted: Posterior | None, coupling: str, seed: int
+) -> tuple[tuple[Posterior, Posterior, Posterior], str]:
+    """Opening's, refitted and closing's posterior with their draws paired, and how."""
+    before, after = opening.posterior, closing.posterior
+    if refitted is None:
+        same_class = all(
+            getattr(before, role).family == getattr(after, role).family for role in ("purchases", "spend")
+        )
+        refitted = after if same_class else before
+    if _equal(before, after):
+        return (after, after, after), "identical"
+    if before.is_point or after.is_point:
+        return (before, refitted, after), "point"
+
+    def follow(posterior: Posterior, stream: int) -> Posterior:
+        """The posterior with its draws in the order that meets those of the closing."""
+        if posterior is after or posterior.is_point:
+            return posterior
+        if coupling == "comonotone":
+            ranks = np.argsort(np.argsort(total(after), kind="stable"))
+            return _reordered(posterior, np.argsort(total(posterior), kind="stable")[ranks])
+        rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(4, stream)))
+        return _reordered(posterior, rng.permutation(len(posterior)))
+
+    flow = valuation_flow(opening.assumptions)
+    totals: dict[int, np.ndarray] = {}
+
+    def total(posterior: Posterior) -> np.ndarray:
+        if id(posterior) not in totals:
+            totals[id(posterior)] = _total(closing, posterior, flow)
+        return totals[id(posterior)]
+
+    paired = follow(before, 0)
+    return (paired, paired if refitted is before else follow(refitted, 1), after), coupling
+
+
+def _equal(a: Posterior, b: Posterior) -> bool:
+    return all(
+        getattr(a, role).family == getattr(b, role).family
+        and np.array_equal(getattr(a, role).flat, getattr(b, role).flat)
+        for role in ("purchases", "spend")
+    )
+
+
+def _reordered(posterior: Posterior, order: np.ndarray) -> Posterior:
+    """The same joint draws in another order, as one chain."""
+    parts = {}
+    for role in ("purchases", "spend"):
+        part = getattr(posterior, role)
+        parts[role] = replace(part, draws=part.flat[order][None]) if len(part.flat) > 1 else part
+    return replace(posterior, **parts)
+
+
+def _total(side: Side, posterior: Posterior, flow: Flow) -> np.ndarray:
+    """Value of a side's customers under a posterior and a flow, shape (draw,)."""
+    bought, spent = _Purchases(side.summary, posterior, [flow]), _Spend(side.summary, posterior)
+    customers = np.argsort(bought.rows.index, kind="stable")
+    total = np.zeros(len(posterior))
+    for low in range(0, len(customers), _TILE):
+        tile = customers[low : low + _TILE]
+        total += side.assumptions.margin[tile] @ (bought.at(tile)[:, 0] * spent.at(tile))
+    return total
+
+
+# --- values --------------------------------------------------------------------------------------
+
+
+class _Purchases:
+    """Expected discounted purchases of a summary's customers under one posterior."""
+
+    def __init__(self, summary: Summary, posterior: Posterior, flows: list[Flow]) -> None:
+        self.family = registry.purchases(posterior.purchases.family)
+        self.draws = posterior.pairs()[0]
+        self.rows = summary.fold(self.family.state)
+        self.table = tabulate(self.family, self.draws, self.rows.stats, flows)
+
+    def at(self, customers: np.ndarray) -> np.ndarray:
+        """Shape (customer, flow, draw)."""
+        rows, place = np.unique(self.rows.index[customers], return_inverse=True)
+        alive = np.empty((len(rows), len(self.draws)))
+        loops.over_stats(self.family.p_alive, self.draws, np.ascontiguousarray(self.rows.stats[rows]), alive)
+        return (self.table.at(rows) * alive[:, None, :])[place]
+
+
+class _Spend:
+    """Expected mean spend of a summary's customers under one posterior."""
+
+    def __init__(self, summary: Summary, posterior: Posterior) -> None:
+        self.family = registry.spend(posterior.spend.family)
+        self.draws = posterior.pairs()[1]
+        self.stats = spend_statistics(self.family, summary)
+
+    def at(self, customers: np.ndarray) -> np.ndarray:
+        """Shape (customer, draw)."""
+        out = np.empty((len(customers), len(self.draws)))
+        loops.over_stats(self.family.expected_spend, self.draws, self.stats[customers], out)
+        return out
+
+
+class _Plan:
+    """Tables for both dates under every posterior, and the flows that the lines need."""
+
+    def __init__(
+        self, opening: Side, closing: Side, posteriors: tuple[Posterior, ...], kinds: _Kinds
+    ) -> None:
+        self.sides, tau = (opening, closing), kinds.elapsed
+        assumptions = [side.assumptions for side in self.sides]
+        old, new = (_plain(valuation_flow(a)) for a in assumptions)
+        self.full = (old, replace(new, horizon=old.horizon), new)
+        """As at the opening; with the closing's discounting; with the closing's horizon too."""
+        smooth = [Flow(delta=f.delta, horizon=f.horizon) for f in (old, new)]
+        self.smooth = tuple(smooth)
+        self.within = tuple(replace(f, horizon=min(tau, f.horizon)) for f in smooth)
+        self.left = tuple(replace(f, horizon=max(f.horizon - tau, 0.0)) for f in smooth)
+        self.growth = tuple(float(np.exp(a.delta * tau)) for a in assumptions)
+        flows = list(dict.fromkeys([*self.full, *self.smooth, *self.within, *self.left]))
+        self.place = {flow: k for k, flow in enumerate(flows)}
+        made: dict[tuple[int, int], tuple[_Purchases, _Spend]] = {}
+        for date, side in enumerate(self.sides):
+            for posterior in posteriors:
+                if (date, id(posterior)) not in made:
+                    tables = _Purchases(side.summary, posterior, flows), _Spend(side.summary, posterior)
+                    made[date, id(posterior)] = tables
+        self.tables = [[made[date, id(posterior)] for posterior in posteriors] for date in (0, 1)]
+
+    def states(self, tile: _Tile) -> _States:
+        old, new = self.sides
+        if tile.kind == "vanished":
+            first = old.assumptions.margin[tile.old]
+            last = first if new.margin_of_other is None else new.margin_of_other[tile.old]
+        else:
+            last = new.assumptions.margin[tile.new]
+            if tile.at_opening:
+                first = old.assumptions.margin[tile.old]
+            else:
+                first = last if old.margin_of_other is None else old.margin_of_other[tile.new]
+        return _States(self, tile, (first, last), old.summary.customer, new.summary.customer)
+
+
+class _States:
+    """Values of one tile of customers: any history, parameters, margin and flow."""
+
+    def __init__(
+        self,
+        plan: _Plan,
+        tile: _Tile,
+        margins: tuple[np.ndarray, np.ndarray],
+        old_ids: np.ndarray,
+        new_ids: np.ndarray,
+    ) -> None:
+        self.plan, self.tile, self.margins = plan, tile, margins
+        self.ids = new_ids[tile.new] if tile.at_closing else old_ids[tile.old]
+        self._factors: dict[tuple[str, int, int], np.ndarray] = {}
+
+    def _factor(self, what: Literal["purchases", "spend"], date: int, model: int) -> np.ndarray:
+        table = self.plan.tables[date][model][0 if what == "purchases" else 1]
+        key = (what, date, id(table))
+        if key not in self._factors:
+            self._factors[key] = table.at(self.tile.new if date else self.tile.old)
+        return self._factors[key]
+
+    def value(
+        self,
+        date: int,
+        purchases: int,
+        spend: int,
+        margin: int,
+        flow: Flow,
+        spend_date: int | None = None,
+    ) -> np.ndarray:
+        """Shape (customer, draw). Models: 0 opening's, 1 refitted, 2 closing's."""
+        orders = self._factor("purchases", date, purchases)[:, self.plan.place[flow]]
+        paid = self._factor("spend", date if spend_date is None else spend_date, spend)
+        return self.margins[margin][:, None] * paid * orders
+
+    def lines(self, basis: Basis) -> dict[str, np.ndarray]:
+        """Lines of the bridge, each of shape (customer, draw); those left out are zero."""
+        out: dict[str, np.ndarray] = {}
+        if self.tile.at_opening:
+            out["opening"] = self.value(0, 0, 0, 0, self.plan.full[0])
+            if basis == "closing":
+                out |= self._revised(0)
+            out |= self._carried(basis)
+        if self.tile.at_closing:
+            arrived, restart = self._arrived(basis, out)
+            out |= arrived
+            out["periods"] = out.get("periods", 0.0) + restart
+            if basis == "opening":
+                out |= self._revised(1)
+            out["closing"] = self.value(1, 2, 2, 1, self.plan.full[2])
+        return out
+
+    def _settings(self, basis: Basis) -> tuple[int, int, int, Flow]:
+        """Model, side, margin and full flow that the movements of a basis use."""
+        return (2, 1, 1, self.plan.full[2]) if basis == "closing" else (0, 0, 0, self.plan.full[0])
+
+    def _carried(self, basis: Basis) -> dict[str, np.ndarray]:
+        """What was expected to happen to the opening's customers."""
+        model, side, margin, full = self._settings(basis)
+        published = self.value(0, model, model, margin, full)
+        smooth = self.value(0, model, model, margin, self.plan.smooth[side])
+        due = self.value(0, model, model, margin, self.plan.within[side])
+        growth = self.plan.growth[side]
+        out = {"unwinding": smooth * (growth - 1), "release": -growth * due, "periods": smooth - published}
+        if self.tile.kind == "vanished":
+            out["perimeter"] = -growth * (smooth - due)
+        return out
+
+    def expected(self, basis: Basis) -> np.ndarray:
+        """Value at the closing date that was expected at the opening."""
+        model, side, margin, _ = self._settings(basis)
+        smooth = self.value(0, model, model, margin, self.plan.smooth[side])
+        return self.plan.growth[side] * (smooth - self.value(0, model, model, margin, self.plan.within[side]))
+
+    def _arrived(self, basis: Basis, so_far: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], Any]:
+        """What did happen, and what discounting by periods changes at the closing."""
+        model, side, margin, full = self._settings(basis)
+        kind = self.tile.kind
+        whole = self.value(1, model, model, margin, full)
+        if kind in ("new", "appeared"):
+            return {"new" if kind == "new" else "perimeter": whole}, 0.0
+        smooth = self.value(1, model, model, margin, self.plan.smooth[side])
+        if kind == "rewritten":
+            return {"perimeter": smooth - self.expected(basis)}, whole - smooth
+        left = self.plan.left[side]
+        old_spend = self.value(1, model, model, margin, left, spend_date=0)
+        same = self.value(1, model, model, margin, left)
+        return {
+            kind: old_spend - self.expected(basis),
+            "basket": same - old_spend,
+            "horizon_roll": smooth - same,
+        }, whole - smooth
+
+    def _revised(self, date: int) -> dict[str, np.ndarray]:
+        """Parameters, assumptions and model, one after the other, at one date."""
+        f = self.plan.full
+        steps: tuple[tuple[str, tuple[int, int, int, Flow]], ...] = (
+            ("", (0, 0, 0, f[0])),
+            ("purchases", (1, 0, 0, f[0])),
+            ("spend", (1, 1, 0, f[0])),
+            ("margin", (1, 1, 1, f[0])),
+            ("discount", (1, 1, 1, f[1])),
+            ("horizon", (1, 1, 1, f[2])),
+            ("model", (2, 2, 1, f[2])),
+        )
+        out, before = {}, self.value(date, *steps[0][1])
+        for name, state in steps[1:]:
+            after = self.value(date, *state)
+            out[name] = after - before
+            before = after
+        return out
+
+    def details(self, alert: float, margin_realized: np.ndarray) -> dict[str, Any]:
+        """Posterior means and probabilities of every customer, basis opening."""
+        n, none = len(self.tile), np.full(len(self.tile), np.nan)
+        opening = self.value(0, 0, 0, 0, self.plan.full[0]) if self.tile.at_opening else np.zeros((n, 1))
+        closing = self.value(1, 2, 2, 1, self.plan.full[2]) if self.tile.at_closing else np.zeros((n, 1))
+        change = closing - opening
+        out = {
+            "customer": self.ids,
+            "kind": [self.tile.kind] * n,
+            "value_opening": opening.mean(axis=1) if self.tile.at_opening else none,
+            "value_closing": closing.mean(axis=1) if self.tile.at_closing else none,
+            "change": change.mean(axis=1),
+            "expected_change": none,
+            "surprise": none,
+            "revision": none,
+            "p_increase": (change > 0).mean(axis=1),
+            "p_shortfall": none,
+            "margin_realized": margin_realized,
+            "margin_expected": none,
+        }
+        if self.tile.at_opening:
+            carried = self._carried("opening")
+            drift = carried["unwinding"] + carried["release"]
+            out["expected_change"] = drift.mean(axis=1)
+            out["margin_expected"] = -carried["release"].mean(axis=1)
+            if self.tile.kind in ("bought", "silent"):
+                left = self.plan.left[0]
+                surprise = self.value(1, 0, 0, 0, left) - self.expected("opening")
+                out["surprise"] = surprise.mean(axis=1)
+                out["revision"] = out["change"] - out["expected_change"] - out["surprise"]
+                out["p_shortfall"] = (surprise < -alert).mean(axis=1)
+        return out
+
+
+def _plain(flow: Flow) -> Flow:
+    return replace(flow, period=1.0) if flow.timing == "continuous" else flow
+
+
+def _table(found: list[dict[str, Any]], years: float) -> Any:
+    """One row per customer, sorted by id."""
+    import pyarrow as pa
+
+    columns = {name: np.concatenate([np.asarray(part[name]) for part in found]) for name in found[0]}
+    order = np.argsort(columns["customer"], kind="stable")
+    data = {name: column[order] for name, column in columns.items()}
+    out: dict[str, Any] = {}
+    for name, column in data.items():
+        text = name in ("customer", "kind")
+        out[name] = pa.array(column.tolist(), pa.string()) if text else pa.array(column, from_pandas=True)
+        if name == "change":
+            per_year = column / years if years > 0 else np.full(len(column), np.nan)
+            out["change_per_year"] = pa.array(per_year, from_pandas=True)
+    return pa.table(out)
