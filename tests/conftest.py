@@ -40,3 +40,9 @@ def cdnow() -> Summary:
     from clvmodels.data import summarise
 
     return summarise(DataConfig(source="cdnow_sample", observation_end=dt.date(1997, 9, 30)))
+
+
+@pytest.fixture(scope="session")
+def numbered(cdnow: Summary) -> np.ndarray:
+    """Position in the summary of the sample's customers 1, 2, ...: by first day, then by id."""
+    return np.lexsort((np.arange(len(cdnow)), cdnow.first_day))

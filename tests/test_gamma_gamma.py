@@ -85,21 +85,23 @@ def test_log_likelihood_at_the_longer_window(density, buyers, published):
     assert round(in_paper) == block["LL_check"]["GG_39wk_at_78wk_params"]
 
 
-def test_expected_spend_of_the_first_customers(cdnow, published):
-    rows = np.column_stack([np.nan_to_num(cdnow[name]) for name in GG.statistics])
+def test_expected_spend_of_the_first_customers(cdnow, numbered, published):
+    rows = np.column_stack([np.nan_to_num(cdnow[name][numbered]) for name in GG.statistics])
     found = [GG.expected_spend(GG.vector(CDNOW), row) for row in rows]
     printed = published["GammaGamma_CDNOW"]["E(M|x,m)_first_ten_customers"]["values"]
-    # Parameters printed to two digits move these by up to 0.1 %.
-    assert found[:10] == pytest.approx(printed, rel=1e-3)
+    # Parameters printed to two digits move these by up to 0.15 %.
+    assert found[:10] == pytest.approx(printed, rel=1.5e-3)
     block = published["GammaGamma_CDNOW"]["replication"]
     precise = np.array(block["params"])
     for number, value in block["E"].items():
         assert GG.expected_spend(precise, rows[int(number) - 1]) == pytest.approx(value, rel=2e-5)
 
 
-def test_population_mean_is_nine_cents_above_what_was_seen(buyers):
-    theory = CDNOW["p"] * CDNOW["gamma"] / (CDNOW["q"] - 1)
-    assert theory - buyers["monetary_value"].mean() == pytest.approx(0.09, abs=0.01)
+def test_population_mean_is_nine_cents_above_what_was_seen(buyers, published):
+    assert published["GammaGamma_CDNOW"]["theoretical_minus_observed_mean"] == "nine cents"
+    p, q, gamma = published["GammaGamma_CDNOW"]["replication"]["params"]
+    theory = p * gamma / (q - 1)
+    assert theory - buyers["monetary_value"].mean() == pytest.approx(0.09, abs=0.005)
 
 
 def test_expected_spend_shrinks_to_the_population():

@@ -203,7 +203,7 @@ def compare(
         list[Path],
         typer.Argument(
             metavar="CONFIG...",
-            help="YAML configs, or one with a list of variants; folders of finished runs are taken as they are.",
+            help="YAML configs, one with a list of variants, or folders of finished runs.",
             show_default=False,
         ),
     ],

@@ -68,8 +68,8 @@ def read(model: Any, role: Literal["purchases", "spend"]) -> Fitted:
     tree, kind, what = _opened(model, role)
     family = _family(kind, role, what)
     assert family.peer is not None
-    if "posterior" not in tree.children:
-        raise InputError(f"{what} holds no posterior: fit it first.")
+    if tree is None or "posterior" not in tree.children:
+        raise InputError(f"{what} is not fitted: call its fit first.")
     posterior = tree["posterior"].to_dataset()
     names = {name: family.peer.renamed.get(name, name) for name in family.parameter_names}
     missing = [name for name in names.values() if name not in posterior]
@@ -238,8 +238,6 @@ def _opened(model: Any, role: str) -> tuple[Any, str, str]:
             raise InputError(
                 f"{what} is a {type(model).__name__}: pass a fitted model of {PACKAGE}, or its file."
             )
-        if tree is None:
-            raise InputError(f"{what} is not fitted: call its fit first.")
     return tree, kind or str(tree.attrs.get("model_type", "")), what
 
 

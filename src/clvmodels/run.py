@@ -840,8 +840,8 @@ def _refuse_other_customers(data: Mapping[str, Summary]) -> None:
         ):
             if not same:
                 raise InputError(
-                    f"variants {first!r} and {name!r} are not of the same data: they differ in {what}, so their "
-                    "scores cannot be compared; give all variants the same data section."
+                    f"variants {first!r} and {name!r} are not of the same data: they differ in {what}, so "
+                    "their scores cannot be compared; give all variants the same data section."
                 )
 
 

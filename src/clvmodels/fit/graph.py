@@ -91,7 +91,9 @@ def _over_distinct(output: Any, gathers: Mapping[Any, tuple[Any, Any]]) -> Any:
     ends = [i for node in nodes if node.outputs[0] not in moved for i in node.inputs if i in moved]
     if output in moved:
         ends = [output]
-    return graph_replace([output], {end: moved[end][0][moved[end][1]] for end in ends}, strict=False)[0]
+    for replaced in (ends, gathers):  # what was moved may use scalars that come from whole columns
+        output = graph_replace([output], {v: moved[v][0][moved[v][1]] for v in replaced}, strict=False)[0]
+    return output
 
 
 @dataclass(frozen=True)

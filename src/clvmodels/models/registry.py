@@ -64,4 +64,5 @@ def spend(name: str) -> SpendFamily:
 
 
 def _of(role: str) -> str:
-    return ", ".join(family.name for family in families(role))
+    kind = SpendFamily if role == "spend" else PurchaseFamily
+    return ", ".join(family.name for family in families() if isinstance(family, kind))

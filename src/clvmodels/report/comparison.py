@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 
@@ -321,13 +322,12 @@ def _about_role(table: Mapping[str, Any], role: str) -> list[str]:
     kinds = list(dict.fromkeys(block["of"] for block in blocks if block))
     if len(kinds) > 1:
         groups = [
-            f"{' and '.join(_names(table, [j for j, b in enumerate(blocks) if b and b['of'] == of]))} "
-            f"the density of {of.replace('_', ' ')}"
+            f"{of.replace('_', ' ')} ({', '.join(_names(table, [j for j, b in enumerate(blocks) if b and b['of'] == of]))})"
             for of in kinds
         ]
         out.append(
-            f"Models of {role} that score different statistics cannot be compared by LOO: "
-            f"{'; '.join(groups)}. The holdout spend can."
+            f"Models of {role} here are densities of different things and cannot be compared by LOO: "
+            f"{' against '.join(groups)}."
         )
     missing = [
         j
@@ -352,7 +352,9 @@ def _about_role(table: Mapping[str, Any], role: str) -> list[str]:
 
 def _ranked(table: Mapping[str, Any], group: Sequence[int], place: str) -> str:
     """Which variant is best, which cannot be told apart from it, and which are worse."""
-    best, alike, worse = [], [], []
+    best: list[str] = []
+    alike: list[str] = []
+    worse: list[str] = []
     for j in group:
         key = f"variants.{j}.{place}.difference"
         verdict = lookup(table, f"{key}.verdict")
@@ -382,16 +384,17 @@ def _about_holdout(table: Mapping[str, Any]) -> list[str]:
             "Number of purchases of each customer in the holdout (log score): "
             + _ranked(table, group, "holdout")
         )
-    nearest = min(group, key=lambda j: abs(table["variants"][j]["holdout"]["bias"]["orders"]["value"] or 0))
-    names = {True: [], False: []}  # type: dict[bool, list[str]]
+    variants = table["variants"]
+    nearest = min(group, key=lambda j: abs(variants[j]["holdout"]["bias"]["orders"]["value"] or 0))
+    bias = _signed(variants[nearest], f"{{variants.{nearest}.holdout.bias.orders.value}}", "orders")
+    names: dict[bool, list[str]] = {True: [], False: []}
     for j in group:
         inside = table["variants"][j]["holdout"]["totals"]["orders"]["inside_90"]
         if inside is not None:
             names[inside].append(table["variants"][j]["name"])
     text = (
         f"The total of {{data.holdout.orders.value}} purchases is expected best by "
-        f"{table['variants'][nearest]['name']} "
-        f"({_signed(table['variants'][nearest], f'{{variants.{nearest}.holdout.bias.orders.value}}', 'orders')})"
+        f"{variants[nearest]['name']} ({bias})"
     )
     if names[True] or names[False]:
         text += f"; it lies within the 90{SPACE}% predictive interval of {_list(names[True]) or 'none'}"
@@ -419,7 +422,7 @@ def _about_equity(table: Mapping[str, Any]) -> list[str]:
         out.append(_range("dependence.all", everything, table, "all variants", levels))
     if plausible and plausible["variants"] != everything["variants"]:
         out.append(
-            _range("dependence.plausible", plausible, table, "those that the scores do not rule out", levels)
+            _range("dependence.plausible", plausible, table, "those that LOO does not rule out", levels)
         )
     return out
 
@@ -497,7 +500,7 @@ def printed(table: Mapping[str, Any]) -> tuple[tuple[str, ...], list[tuple[str, 
             line["holdout score"] = pair(f"{at}.holdout.difference") if differs else ""
             line["orders"] = _signed(variant, number(f"{at}.holdout.bias.orders.value"), "orders")
             line["spend"] = _signed(variant, number(f"{at}.holdout.bias.spend.value"), "spend")
-            line["MAE"] = number(f"{at}.holdout.mae.value")
+            line["MAE"] = number(f"{at}.holdout.mae.value", "number")
         key = f"{at}.equity.{_base(variant)}"
         line["equity"] = number(f"{key}.mean")
         ends = lookup(table, f"{key}.interval_90")
@@ -589,24 +592,28 @@ def write(
     (folder / "figures" / "comparison.svg").write_text(text, encoding="utf-8")
     (folder / "figures" / "comparison.png").write_bytes(figures.png(figure))
     path = folder / "comparison.html"
-    path.write_text(html(table, text), encoding="utf-8")
+    reports = [folder / "variants" / entry.name / "report.html" for entry in entries]
+    links = [quote(p.relative_to(folder).as_posix()) if p.is_file() else None for p in reports]
+    path.write_text(html(table, text, links), encoding="utf-8")
     manifest = {"schema": SCHEMA, "name": table["name"], "versions": table["versions"], **meta}
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
     return path
 
 
-def html(table: Mapping[str, Any], figure: str) -> str:
+def html(table: Mapping[str, Any], figure: str, links: Sequence[str | None]) -> str:
     """The page of a comparison.
 
     Parameters
     ----------
     figure
         SVG element.
+    links
+        Address of each variant's own report, relative to the page; None where there is none.
     """
     from markupsafe import Markup
 
     return template("comparison.html.j2", table).render(
-        figure=Markup(figure), conclusions=conclusions(table), base=_base, roles=ROLES
+        figure=Markup(figure), links=links, conclusions=conclusions(table), base=_base, roles=ROLES
     )
 
 

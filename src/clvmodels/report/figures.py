@@ -275,7 +275,7 @@ def comparison(table: Mapping[str, Any]) -> Any:
     count = 2 + any(later)
     height = 1.15 + 0.3 * (len(variants) + bool(stacked))
     figure, panels = _panels(count, width=8.8, height=height, sharey=True)
-    places = np.arange(len(variants))
+    places = range(len(variants))
     _densities(panels[0], [variant["loo"] for variant in variants])
     if any(later):
         ax, actual = panels[1], table["data"]["holdout"]["orders"]["value"]
@@ -311,31 +311,32 @@ def comparison(table: Mapping[str, Any]) -> Any:
 
 def _densities(ax: Any, scores: Sequence[Mapping[str, Any]]) -> None:
     """Differences in leave-one-out density to the best variant, with two standard errors."""
-    marks = {"purchases": ("o", MODEL, -0.12), "spend": ("s", INK, 0.12)}
+    drawn: list[tuple[str, list[tuple[int, Any]]]] = []
+    for role in ("purchases", "spend"):
+        known = [(j, score[role]["difference"]) for j, score in enumerate(scores) if score[role]]
+        known = [(j, difference) for j, difference in known if difference]
+        if any(difference["se"] for _, difference in known):  # not one model in all variants
+            drawn.append((role, known))
     lowest = 0.0
-    for role, (mark, colour, shift) in marks.items():
-        found = [
-            (j, score[role]["difference"])
-            for j, score in enumerate(scores)
-            if score[role] and score[role]["difference"]
-        ]
-        if not any(difference["se"] for _, difference in found):
-            continue  # one model in all variants
-        for j, difference in found:
+    for number, (role, known) in enumerate(drawn):
+        mark, colour = (("o", MODEL), ("s", INK))[number]
+        shift = 0.24 * (number - (len(drawn) - 1) / 2)
+        for j, difference in known:
             value, error = difference["value"], 2 * difference["se"]
             ax.plot([value - error, value + error], [j + shift] * 2, color=colour, lw=1.2)
             ax.plot(value, j + shift, mark, color="white", mec=colour, ms=4.5, mew=1.2)
             lowest = min(lowest, value - error)
         ax.plot([], [], mark, color="white", mec=colour, ms=4.5, mew=1.2, label=role)
     ax.axvline(0, color=GREY, lw=0.8)
+    scale = "two standard errors"
     if lowest < -60:
         ax.set_xscale("symlog", linthresh=10)
-        ticks = [0, *(-d for d in (10, 100, 1000, 10_000, 100_000) if d < -2 * lowest)]
-        ax.set_xticks(ticks)
+        ax.set_xticks([0, *(-d for d in (10, 100, 1000, 10_000, 100_000) if d < -2 * lowest)])
         ax.xaxis.set_minor_locator(NullLocator())
-    _thousands(ax.xaxis)
-    ax.set_xlabel("Log density of unseen customers, less the\nbest (nats; two standard errors)")
-    if ax.get_legend_handles_labels()[1]:
+        scale = "logarithmic beyond 10; two standard errors"
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.4g}".replace("-", "\u2212")))
+    ax.set_xlabel(f"Log density of unseen customers, less the\nbest, nats ({scale})")
+    if drawn:
         ax.legend(loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.2, ncols=2)
 
 

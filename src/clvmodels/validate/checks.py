@@ -159,7 +159,7 @@ def _purchases(sample: _Sample, name: str, draws: np.ndarray) -> Found:
             week = (T[owner] - histories.time[seen]).astype(int)
         else:
             week = _weeks_back(born[owner] + days * histories.time[seen])
-        inside = week < weeks
+        inside = (week >= 0) & (week < weeks)  # a first day counted back from T is off by hours
         key = (owner[inside] % 2) * weeks + weeks - 1 - week[inside]
         halves[d] = np.bincount(key, minlength=2 * weeks).reshape(2, weeks)
 

@@ -224,11 +224,11 @@ def holdout(summary: Summary, posterior: Posterior, arrays: Any, seed: int) -> H
         found, misses = simulated_log_count(
             family, draws, stats, rows["holdout_frequency"], summary.holdout, rng
         )
-    crps = {}
-    for name in ("orders", "spend"):
-        values = arrays[f"holdout_{name}"] if arrays is not None and f"holdout_{name}" in arrays else None
-        some = values is not None and values.size > 1
-        crps[name] = ranked_probability(values.values, float(values.attrs["actual"])) if some else None
+    crps: dict[str, float | None] = dict.fromkeys(("orders", "spend"))
+    for name in crps:
+        if arrays is not None and f"holdout_{name}" in arrays and len(posterior) > 1:
+            drawn = arrays[f"holdout_{name}"]
+            crps[name] = ranked_probability(drawn.values, float(drawn.attrs["actual"]))
     return Holdout(
         expected=expected,
         expected_spend=spend,
