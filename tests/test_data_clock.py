@@ -200,7 +200,7 @@ def test_order_of_rows_and_kind_of_table_change_nothing():
     tables = [
         frame,
         frame.sample(frac=1, random_state=1),
-        pl.from_pandas(frame),
+        pl.read_parquet(bundled_path("cdnow_sample")),
         backend.create_table("log", frame),
     ]
     one, *others = (summarise(config, transactions=table) for table in tables)

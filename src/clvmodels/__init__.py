@@ -1,8 +1,9 @@
 """Probabilistic customer lifetime value and customer equity.
 
 ``fit(config, transactions)`` runs the main job, ``bridge`` says why equity moved between two dates,
-``check`` validates a config and its data without fitting, ``load`` reads a finished run back from its
-folder, ``from_pymc_marketing`` values what was fitted there, and ``families`` lists the models.
+``compare`` sets variants side by side, ``check`` validates a config and its data without fitting,
+``load`` reads a finished run back from its folder, ``from_pymc_marketing`` values what was fitted
+there, and ``families`` lists the models.
 """
 
 from __future__ import annotations
@@ -13,12 +14,25 @@ from types import ModuleType
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["Run", "__version__", "bridge", "check", "families", "fit", "from_pymc_marketing", "load"]
+__all__ = [
+    "Comparison",
+    "Run",
+    "__version__",
+    "bridge",
+    "check",
+    "compare",
+    "families",
+    "fit",
+    "from_pymc_marketing",
+    "load",
+]
 
 _HOMES = {
+    "Comparison": "run",
     "Run": "run",
     "bridge": "run",
     "check": "run",
+    "compare": "run",
     "families": "models.registry",
     "from_pymc_marketing": "run",
     "load": "run",

@@ -321,10 +321,8 @@ def _about_role(table: Mapping[str, Any], role: str) -> list[str]:
             )
     kinds = list(dict.fromkeys(block["of"] for block in blocks if block))
     if len(kinds) > 1:
-        groups = [
-            f"{of.replace('_', ' ')} ({', '.join(_names(table, [j for j, b in enumerate(blocks) if b and b['of'] == of]))})"
-            for of in kinds
-        ]
+        users = {of: [j for j, block in enumerate(blocks) if block and block["of"] == of] for of in kinds}
+        groups = [f"{of.replace('_', ' ')} ({', '.join(_names(table, users[of]))})" for of in kinds]
         out.append(
             f"Models of {role} here are densities of different things and cannot be compared by LOO: "
             f"{' against '.join(groups)}."
