@@ -47,6 +47,7 @@ from clvmodels.value.stream import spend_statistics
 from clvmodels.value.threads import ordered
 
 Basis = Literal["closing", "opening"]
+Scope = Literal["existing", "with_acquired"]
 BASES: tuple[Basis, ...] = ("closing", "opening")
 MOVEMENTS = (
     *("unwinding", "release", "bought", "silent", "basket"),
@@ -60,7 +61,7 @@ ORDER: Mapping[Basis, tuple[str, ...]] = {
 }
 """Lines of a basis in the order in which they lead from opening to closing."""
 KINDS = ("bought", "silent", "new", "vanished", "appeared", "rewritten")
-SCOPES = ("existing", "with_acquired")
+SCOPES: tuple[Scope, ...] = ("existing", "with_acquired")
 
 _TILE = 256
 _SAME_TIME = 1e-6  # durations in time units that differ by less are equal
@@ -170,7 +171,7 @@ class Bridge:
     coupling
         How draws of the two posteriors were paired: ``independent``, ``comonotone``, ``identical``
         (one and the same posterior) or ``point`` (at least one parameter vector). It decides the
-        intervals of lines that compare the two, and of nothing else.
+        intervals of lines that compare the two, and slightly how their sum is split over them.
     elapsed
         τ in time units; ``years`` the same in years.
     counts
@@ -336,7 +337,7 @@ def build(
 
 def return_on_customer(
     movement: Movement,
-    scope: Literal["existing", "with_acquired"] = "existing",
+    scope: Scope = "existing",
     *,
     revised: bool = True,
     acquisition_cost: float = 0.0,
@@ -484,7 +485,7 @@ def _groups(
         place = {label: k for k, label in enumerate(every)}
         codes[name] = tuple(np.array([place[label] for label in s.labels], int)[s.codes] for s in pair)
         labels[name] = every
-    return codes, labels  # type: ignore[return-value]
+    return codes, labels
 
 
 def _even(opening: Side, closing: Side, kinds: _Kinds) -> np.ndarray:

@@ -173,7 +173,7 @@ def constants(family: Family, model: ModelConfig) -> dict[str, float | str]:
             raise InputError(f"{key}: {_unknown(name, family.constants)}")
         if value == AUTO and parameters[name].choices:
             continue
-        _check_value(f"{key}.{name}", value, parameters[name].domain)
+        _check_value(f"{key}.{name}", value, parameters[name])
     return {**family.constants, **model.settings}
 
 
@@ -194,7 +194,7 @@ def fixed(family: Family, model: ModelConfig) -> dict[str, float]:
     if missing:
         raise InputError(f"{key}: {', '.join(missing)} not given; {family.name} needs all its parameters.")
     for parameter in family.parameters:
-        _check_value(f"{key}.{parameter.name}", given[parameter.name], parameter.domain)
+        _check_value(f"{key}.{parameter.name}", given[parameter.name], parameter)
     return {name: float(given[name]) for name in family.parameter_names}
 
 
@@ -266,12 +266,15 @@ def _plain(key: str, spec: Any) -> dict[str, Any]:
     return plain
 
 
-def _check_value(key: str, value: Any, domain: Domain) -> None:
+def _check_value(key: str, value: Any, parameter: Parameter) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise InputError(f"{key}: {value!r} is not a number.")
-    low, high = _LIMITS[domain]
+    low, high = _LIMITS[parameter.domain]
     if not low < value < high:
-        raise InputError(f"{key}: {value:g} is not {_words(domain)}.")
+        raise InputError(f"{key}: {value:g} is not {_words(parameter.domain)}.")
+    if parameter.choices and value not in parameter.choices:
+        choices = ", ".join(f"{choice:g}" for choice in parameter.choices)
+        raise InputError(f"{key}: {value:g} is none of {choices}.")
 
 
 def _check_prior(key: str, spec: PriorSpec, domain: Domain) -> None:

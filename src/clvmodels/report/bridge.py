@@ -21,6 +21,7 @@ from clvmodels.equity.bridge import (
     ORDER,
     REVISIONS,
     SCOPES,
+    Basis,
     Bridge,
     Movement,
     Return,
@@ -90,7 +91,7 @@ def build(
     name: str,
     opening: Mapping[str, Any],
     closing: Mapping[str, Any],
-    basis: str = "closing",
+    basis: Basis = "closing",
     acquisition_cost: float = 0.0,
     alerts: int = 0,
     converged: bool | None = True,
@@ -341,12 +342,19 @@ def shown(table: Mapping[str, Any], basis: str) -> list[tuple[str, str, bool]]:
     return out
 
 
+def decimals(table: Mapping[str, Any]) -> str:
+    """One style for all lines: whole units of currency, unless equity is small."""
+    ends = [table["bases"][table["basis"]]["lines"][line]["mean"] for line in ("opening", "closing")]
+    return "whole" if max(map(abs, ends)) >= 1000 else "fixed"
+
+
 def html(table: Mapping[str, Any], figures: Mapping[str, str]) -> str:
     """The page: inline style and figures, no script, no network."""
     from markupsafe import Markup
 
     return page.template("bridge.html.j2", table).render(
         sentences=sentences(table),
+        style=decimals(table),
         shown={basis: shown(table, basis) for basis in table["bases"]},
         figures={basis: Markup(svg) for basis, svg in figures.items()},
         labels=LABELS,
@@ -370,7 +378,7 @@ def _waterfall(table: Mapping[str, Any], basis: str) -> Any:
 
     from clvmodels.report import figures as f
 
-    lines = shown(table, basis)
+    lines, style = shown(table, basis), decimals(table)
     figure = f.Picture(figsize=(8.0, 1.0 + 0.3 * len(lines)))
     ax = figure.subplots()
     level, ends = 0.0, [0.0]
@@ -394,7 +402,7 @@ def _waterfall(table: Mapping[str, Any], basis: str) -> Any:
         if row + 1 < len(lines):
             ax.plot([level, level], [row + 0.31, row + 0.69], color=f.GREY, lw=0.7)
         ends += reach
-        texts.append((row, show(table, f"{key}.mean"), not total and up))
+        texts.append((row, show(table, f"{key}.mean", style), not total and up))
     left, right = min(ends), max(ends)
     ax.set_xlim(left - (0.02 if left < 0 else 0) * (right - left), right + 0.03 * (right - left))
     for row, text, up in texts:
@@ -423,10 +431,11 @@ def _waterfall(table: Mapping[str, Any], basis: str) -> Any:
 def summary_lines(table: Mapping[str, Any], basis: str | None = None) -> list[tuple[str, str, str]]:
     """Label, mean and 90 % interval of the lines of a basis as text, for the command line."""
     out: list[tuple[str, str, str]] = []
+    style = decimals(table)
     for key, label, _ in shown(table, basis or table["basis"]):
         span = "none"
         if lookup(table, key)["interval_90"] is not None:
-            ends: Sequence[str] = [show(table, f"{key}.interval_90.{end}") for end in (0, 1)]
+            ends: Sequence[str] = [show(table, f"{key}.interval_90.{end}", style) for end in (0, 1)]
             span = f"{ends[0]} to {ends[1]}"
-        out.append((label, show(table, f"{key}.mean"), span))
+        out.append((label, show(table, f"{key}.mean", style), span))
     return out

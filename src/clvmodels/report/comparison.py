@@ -485,14 +485,20 @@ def printed(table: Mapping[str, Any]) -> tuple[tuple[str, ...], list[tuple[str, 
     def pair(key: str) -> str:
         return f"{number(f'{key}.value', 'tenth')} ± {number(f'{key}.se', 'tenth')}"
 
+    apart = {
+        role: any(
+            v["loo"][role] and v["loo"][role]["difference"] and v["loo"][role]["difference"]["se"]
+            for v in table["variants"]
+        )
+        for role in ROLES
+    }  # whether a role has more than one model
     lines = []
     for j, variant in enumerate(table["variants"]):
         at = f"variants.{j}"
         line = {"variant": variant["name"]}
         for role in ROLES:
-            block = variant["loo"][role]
-            differs = block and block["difference"]
-            line[f"LOO {role}"] = pair(f"{at}.loo.{role}.difference") if differs else ""
+            scored = variant["loo"][role] and variant["loo"][role]["difference"]
+            line[f"LOO {role}"] = pair(f"{at}.loo.{role}.difference") if scored and apart[role] else ""
         if variant["holdout"]:
             differs = variant["holdout"]["difference"]
             line["holdout score"] = pair(f"{at}.holdout.difference") if differs else ""

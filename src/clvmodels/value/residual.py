@@ -49,10 +49,10 @@ class ResidualTable:
     first: np.ndarray
     count: np.ndarray
     weights: np.ndarray
-    mixture: Callable[[slice], np.ndarray] | None = None
+    mixture: Callable[[slice | np.ndarray], np.ndarray] | None = None
 
     def at(self, rows: slice | np.ndarray) -> np.ndarray:
-        """R of consecutive rows, shape (row, flow, draw)."""
+        """R of ascending rows, shape (row, flow, draw)."""
         first, count = self.first[rows], self.count[rows]
         shape = (len(self.flows), self.values.shape[2])
         out = np.empty((len(first), *shape))
@@ -198,7 +198,9 @@ def tabulate(
     return ResidualTable(tuple(flows), values, first, count, table, mixture)
 
 
-def _phase_weights(phases: Phases, draws: np.ndarray, stats: np.ndarray, rows: slice) -> np.ndarray:
+def _phase_weights(
+    phases: Phases, draws: np.ndarray, stats: np.ndarray, rows: slice | np.ndarray
+) -> np.ndarray:
     out = np.empty((len(stats[rows]), len(draws), phases.count(draws)))
     loops.phase_weights(phases.weights, draws, stats[rows], out)
     return out
