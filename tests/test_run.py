@@ -129,7 +129,7 @@ def test_a_saved_posterior_is_valued_under_other_assumptions(run, tmp_path):
     page = pipeline.report(folder, out=tmp_path / "less", overrides=["value.margin=0.15"])
     half = clv.load(Path(page).parent)
     np.testing.assert_allclose(half.equity.total(), run.equity.total() / 2, rtol=1e-12)
-    with pytest.raises(InputError, match="data.time_unit"):
+    with pytest.raises(InputError, match=r"data\.time_unit"):
         pipeline.report(folder, out=tmp_path / "other", overrides=["data.time_unit=day"])
     with pytest.raises(InputError, match="--out"):
         pipeline.report(folder, overrides=["value.margin=0.15"])

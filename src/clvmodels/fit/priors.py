@@ -15,7 +15,7 @@ from clvmodels.artifacts import Summary
 from clvmodels.config import ModelConfig
 from clvmodels.errors import InputError
 from clvmodels.models import registry
-from clvmodels.models.family import Domain, Family, PriorSpec, PurchaseFamily, Scale
+from clvmodels.models.family import Domain, Family, Parameter, PriorSpec, PurchaseFamily, Scale
 
 FLAT: Mapping[Domain, PriorSpec] = {
     "positive": {"dist": "HalfFlat"},

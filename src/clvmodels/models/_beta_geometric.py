@@ -122,7 +122,7 @@ def simulate(theta, T, rng, *, first_may_be_last):
     customers, times = [np.zeros(0, int)], [np.zeros(0)]
     active = np.flatnonzero(lifetime > 0)
     while len(active):
-        with np.errstate(divide="ignore"):  # λ below the smallest float
+        with np.errstate(divide="ignore", over="ignore"):  # λ that underflows: never again
             clock[active] += rng.standard_gamma(phases, len(active)) / lam[active]
         active = active[clock[active] <= T[active]]
         customers.append(active)

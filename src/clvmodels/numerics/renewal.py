@@ -165,12 +165,12 @@ def _integrate_tail(out, high, k, shape, a, b, v, constant):
     log_w = -math.log1p(1.0 / v)
     w = math.exp(log_w)
     term = _term(1.0, k, shape, a, b, log_w, constant)
-    for m in range(1, _FIRST + 3):
-        weight = 1.0 if m < _FIRST else 0.0
-        if m >= _FIRST - 3:
-            weight += _CORRECTION[m - _FIRST + 3]
-        _add(out, weight, term, float(m), k, shape, v)
-        term *= _ratio(float(m), k, shape, a, b, w)
+    for number in range(1, _FIRST + 3):
+        weight = 1.0 if number < _FIRST else 0.0
+        if number >= _FIRST - 3:
+            weight += _CORRECTION[number - _FIRST + 3]
+        _add(out, weight, term, float(number), k, shape, v)
+        term *= _ratio(float(number), k, shape, a, b, w)
     start = math.log(_FIRST - 0.5)
     length = math.log(high) - start
     panels = math.ceil(length / min(2.6, 4.5 / math.sqrt(max(a, shape + k))))
