@@ -53,7 +53,9 @@ def test_one_is_the_sbg():
         small, large = np.array([[alpha, beta]]), np.array([[alpha, beta, 1.0]])
         stats = np.column_stack([T[::50], T[::50]])
         flows = [Flow(delta=0.1, timing="begin"), Flow(delta=0.0, horizon=12.0), Flow(delta=0.001)]
-        np.testing.assert_allclose(residual(BDW, large, stats, flows), residual(SBG, small, stats, flows), rtol=1e-11)
+        np.testing.assert_allclose(
+            residual(BDW, large, stats, flows), residual(SBG, small, stats, flows), rtol=1e-11
+        )
         if alpha > 1:
             assert BDW.total(large[0], stats[5]) == pytest.approx(SBG.total(small[0], stats[5]), rel=1e-9)
 
@@ -80,7 +82,9 @@ def test_density_and_rate_in_arbitrary_precision(theta):
             assert found[k] == pytest.approx(float(mp.log(exact)), rel=1e-11, abs=1e-10)
         for t, s in itertools.product((0, 3, 200), (1, 2.5, 40, 1e6)):
             exact = survival(theta, t + s) / survival(theta, t)
-            assert BDW.rate(np.array(theta), np.array([t, t], float), s) == pytest.approx(float(exact), rel=1e-13)
+            assert BDW.rate(np.array(theta), np.array([t, t], float), s) == pytest.approx(
+                float(exact), rel=1e-13
+            )
 
 
 def test_ratio_of_gammas():
@@ -127,19 +131,25 @@ def test_latent_value_is_the_sum():
         Flow(delta=0.0, horizon=0.5),
     ]
     offset = {"begin": 1.0, "mid": 0.5, "continuous": 0.0}
-    for decay, c, T in itertools.product((1e-6, 1e-3, 0.05, 0.7, 5.0), (0.2, 0.6, 1.0, 1.7, 4.0), (0.0, 9.0, 100.0)):
+    for decay, c, T in itertools.product(
+        (1e-6, 1e-3, 0.05, 0.7, 5.0), (0.2, 0.6, 1.0, 1.7, 4.0), (0.0, 9.0, 100.0)
+    ):
         latents = np.array([1.0, 1.0, decay, c, T])
         for flow in flows:
             s = np.arange(1.0, math.floor(min(flow.horizon, 60 / flow.delta if flow.delta else math.inf)) + 1)
             terms = np.exp(-decay * ((T + s) ** c - T**c) - flow.delta * (s - offset[flow.timing]))
             # The second correction of Euler and Maclaurin's formula is left out: (7/5760) f'''.
-            assert BDW.latent_value(latents, flow.code(True)) == pytest.approx(terms.sum(), rel=1e-9, abs=1e-300)
+            assert BDW.latent_value(latents, flow.code(True)) == pytest.approx(
+                terms.sum(), rel=1e-9, abs=1e-300
+            )
     for decay in (0.003, 0.3, 3.0):
         value = BDW.latent_value(np.array([1.0, 1.0, decay, 1.0, 4.0]), Flow(delta=0.0).code(True))
         assert value == pytest.approx(1 / math.expm1(decay), rel=1e-9)
 
 
-@pytest.mark.parametrize("theta", [(0.7, 3.5, 1.2), (0.7, 1.2, 0.3), (0.4, 0.5, 3.0), (2.0, 1.0, 0.05), (9.0, 1.0, 4.0)])
+@pytest.mark.parametrize(
+    "theta", [(0.7, 3.5, 1.2), (0.7, 1.2, 0.3), (0.4, 0.5, 3.0), (2.0, 1.0, 0.05), (9.0, 1.0, 4.0)]
+)
 @pytest.mark.parametrize("x", [0.0, 1.0, 6.0])
 def test_latents_of_those_who_left(theta, x):
     """E[θ] of a draw against its integral: θ weighted with (1-θ)^(x^c) - (1-θ)^((x+1)^c)."""
@@ -177,7 +187,12 @@ def test_fit_to_published_survivors(published, label):
         S = np.exp(betaln(gamma, delta + t**c) - betaln(gamma, delta))
         return -lost @ np.log(np.r_[S[:-1] - S[1:], S[-1]])
 
-    best = minimize(negative, [0.0, 0.0, 0.0], method="Nelder-Mead", options={"xatol": 1e-9, "fatol": 1e-11, "maxiter": 5000})
+    best = minimize(
+        negative,
+        [0.0, 0.0, 0.0],
+        method="Nelder-Mead",
+        options={"xatol": 1e-9, "fatol": 1e-11, "maxiter": 5000},
+    )
     assert best.success
     assert found["log_likelihood"] == pytest.approx(-best.fun, abs=1e-8)
     # At a curvature of 1/sd² a log-likelihood right to 1e-8 places the maximum to 1.4e-4 sd, sd < 1.

@@ -65,7 +65,9 @@ def test_published_log_likelihood_and_maximum(donors, theta, block):
     # and there a parameter is off by up to sqrt(2 * 3e-4) = 0.026 of its standard deviation.
     for name, value in block["params"].items():
         assert abs(found.maximum[name] - value) < 0.026 * DEVIATION[name]
-        assert found.flat[0][BG_BB.parameter_names.index(name)] == pytest.approx(found.maximum[name], rel=1e-4)
+        assert found.flat[0][BG_BB.parameter_names.index(name)] == pytest.approx(
+            found.maximum[name], rel=1e-4
+        )
 
 
 def test_published_p_alive(theta, block):
@@ -98,7 +100,9 @@ def test_published_residual_transactions(theta, block):
     rows = np.array([(x, t, 6) for x, t in order], float)
 
     def residual(point: np.ndarray) -> np.ndarray:
-        return expected_purchases(BG_BB, point[None], rows, flows[:1])[0, :, 0] - block["DERT_d0.10"]["values"]
+        return (
+            expected_purchases(BG_BB, point[None], rows, flows[:1])[0, :, 0] - block["DERT_d0.10"]["values"]
+        )
 
     # The replication's maximum is not printed: four numbers within a thousandth of a standard
     # deviation or two of the published ones must give all 22 cells to their eight decimals.
@@ -122,7 +126,9 @@ def test_published_forecasts_by_group_and_year(donors, theta, block):
     yearly = len(donors) * expected_purchases(BG_BB, theta[None], np.zeros((1, 3)), bins)[0, 0]
     assert yearly == pytest.approx(block["annual_transactions"]["expected"], rel=1e-6)
     paper = block["paper_FHS2010"]
-    total = rows.weight @ expected_purchases(BG_BB, PAPER[None], rows.stats, [Flow(delta=0.0, horizon=5.0)])[0]
+    total = (
+        rows.weight @ expected_purchases(BG_BB, PAPER[None], rows.stats, [Flow(delta=0.0, horizon=5.0)])[0]
+    )
     # Three printed decimals of δ = 2.783 and γ = .657 move the total by one or two in a thousand.
     assert total[0] == pytest.approx(paper["Hardie_Excel_total_expected_2002_2006"], rel=2e-3)
     assert [BG_BB.parameter_names, *paper["params"]] == [BG_BB.parameter_names, *PAPER]
@@ -162,7 +168,13 @@ HISTORIES = [
 
 def test_equation_5_with_unequal_T(theta):
     columns = dict(zip(BG_BB.statistics, np.array(HISTORIES, float).T, strict=True))
-    points = [theta, [0.4, 0.6, 0.5, 0.7], [30.0, 2.0, 1e-3, 0.05], [0.01, 0.02, 1.0, 300.0], [2, 6, 40.0, 3.0]]
+    points = [
+        theta,
+        [0.4, 0.6, 0.5, 0.7],
+        [30.0, 2.0, 1e-3, 0.05],
+        [0.01, 0.02, 1.0, 300.0],
+        [2, 6, 40.0, 3.0],
+    ]
     with mp.workdps(30):
         for point in np.array(points):
             density = oracles.density(BG_BB, dict(zip(BG_BB.parameter_names, point, strict=True)))

@@ -207,6 +207,8 @@ def test_lines_add_up_in_every_draw_whatever_happened(eventful):
         for line in LINES:
             assert movement[line].any(), line
     assert sum(found.counts.values()) == found.customers.num_rows
+    said = _table(found)["sentences"][3]
+    assert "5 are missing at the closing, 3 appeared" in said
 
 
 def test_both_ends_are_the_published_valuations(eventful):

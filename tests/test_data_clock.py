@@ -136,7 +136,9 @@ def test_purchases_of_a_period_are_one():
     assert calendar.first_amount.tolist() == [15, 3, 0, 0]
     assert summary.ledger["customer_days"] == 4
     assert summary.ledger["rows_used"] == 6
-    assert any("a customer-day of this ledger is a customer-month" in note for note in summary.ledger["notes"])
+    assert any(
+        "a customer-day of this ledger is a customer-month" in note for note in summary.ledger["notes"]
+    )
 
 
 def test_the_last_period_counts_only_when_it_is_complete():

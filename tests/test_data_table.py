@@ -67,7 +67,9 @@ def test_contracts_are_the_published_survivors(published):
 
 @pytest.mark.parametrize("name", [name for name, about in LOGS.items() if about.kind == "summary"])
 def test_bundled_summaries_say_how_they_are_read(name):
-    with pytest.raises(InputError, match=f"data.source '{name}' is a summary of .*: set data.kind to summary"):
+    with pytest.raises(
+        InputError, match=f"data.source '{name}' is a summary of .*: set data.kind to summary"
+    ):
         summarise(DataConfig(source=name))
     with pytest.raises(InputError, match=r": set data\.clock to discrete and data\.time_unit to year\."):
         summarise(config(source=name))
@@ -145,7 +147,9 @@ def test_csv_polars_arrow_and_ibis_give_the_same(tmp_path):
     tables = [frame, pl.read_parquet(tmp_path / "rfm.parquet"), pa.table(frame), backend.table("rfm")]
     found = {summarise(config(), transactions=one).fingerprint for one in tables}
     backend.disconnect()
-    found |= {summarise(config(source=name), base=tmp_path).fingerprint for name in ("rfm.csv", "rfm.parquet")}
+    found |= {
+        summarise(config(source=name), base=tmp_path).fingerprint for name in ("rfm.csv", "rfm.parquet")
+    }
     assert len(found) == 1
     assert check(config(source="rfm.csv"), base=tmp_path)["customers"] == 4
 
@@ -183,7 +187,9 @@ def test_impossible_numbers_are_named(changes, message):
 def test_a_discrete_clock_counts():
     whole = {"recency": [0, 30, 4], "T": [38, 40, 39]}
     assert table(whole, clock="discrete").clock == "discrete"
-    with pytest.raises(InputError, match=r"'T': 1 of 3 values are not whole numbers.*data.clock to continuous"):
+    with pytest.raises(
+        InputError, match=r"'T': 1 of 3 values are not whole numbers.*data.clock to continuous"
+    ):
         table(whole | {"T": [38, 40, 39.5]}, clock="discrete")
     with pytest.raises(InputError, match=r"'frequency': 1 of 3 values are larger than recency"):
         table(whole | {"frequency": [0, 31, 1]}, clock="discrete")
@@ -204,7 +210,10 @@ def test_missing_columns():
     ("data", "message"),
     [
         ({"columns": {"customer": "a", "date": "b", "amount": "c"}}, "data.columns names date or amount"),
-        ({"kind": "transactions", "columns": {"customer": "a"}}, "data.columns names neither date nor amount"),
+        (
+            {"kind": "transactions", "columns": {"customer": "a"}},
+            "data.columns names neither date nor amount",
+        ),
         ({"refunds": "drop"}, "data.refunds is for a log of transactions"),
         ({"holdout_end": "2002-01-31"}, "data.holdout_end is for a log of transactions"),
         ({"observation_end": None}, "data.observation_end is missing"),

@@ -68,7 +68,9 @@ def test_published_maximum(block, label):
     columns = dict(zip(rows.names, rows.stats.T, strict=True))
     there = rows.weight @ oracles.density(SBG, {})(point, columns)
     assert maximum["log_likelihood"] - 1e-5 < there <= maximum["log_likelihood"] + 1e-9
-    assert maximum["alpha"] / (maximum["alpha"] + maximum["beta"]) == pytest.approx(printed["E_theta"], abs=5e-4)
+    assert maximum["alpha"] / (maximum["alpha"] + maximum["beta"]) == pytest.approx(
+        printed["E_theta"], abs=5e-4
+    )
     if "LL" in printed:
         assert round(maximum["log_likelihood"], 1) == printed["LL"]
         assert round(maximum["log_likelihood"], 2) == printed["LL_handout"]
@@ -85,9 +87,7 @@ def test_log_likelihood_at_other_points(block):
     # Without heterogeneity: one theta is a beta of infinite precision.
     flat = block["geometric_benchmark_high_end"]
     point = np.array([flat["theta"], 1 - flat["theta"]]) * 1e7
-    assert rows.weight @ oracles.density(SBG, {})(point, columns) == pytest.approx(
-        flat["LL"], abs=0.02
-    )
+    assert rows.weight @ oracles.density(SBG, {})(point, columns) == pytest.approx(flat["LL"], abs=0.02)
 
 
 @pytest.mark.parametrize(("label", "year_12", "error"), [("High End", 0.378, -4), ("Regular", 0.170, -2)])

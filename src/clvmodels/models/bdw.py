@@ -174,7 +174,7 @@ def simulate(theta, T, rng):
     stay, c = 1.0 - rng.beta(theta["gamma"], theta["delta"], len(T)), theta["c"]
 
     def renews(who, t):
-        return rng.random(len(who)) < stay[who] ** (t**c - (t - 1.0) ** c)
+        return rng.random(len(who)) >= 1.0 - stay[who] ** (t**c - (t - 1.0) ** c)
 
     return contract_histories(T, renews)
 

@@ -94,7 +94,7 @@ def _distinct(x, t):
     key = x * (2 * t.max() + 1) + t
     order = pt.argsort(key)
     ascending = key[order]
-    first = pt.concatenate([np.ones(1, bool), pt.neq(ascending[1:], ascending[:-1])])
+    first = pt.concatenate([np.ones(1, "int64"), pt.neq(ascending[1:], ascending[:-1]).astype("int64")])
     index = pt.set_subtensor(pt.zeros_like(order)[order], pt.cumsum(first) - 1)
     return order[first.nonzero()[0]], index
 

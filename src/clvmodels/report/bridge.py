@@ -214,7 +214,7 @@ def _return(found: Return, bridge: Bridge) -> dict[str, Any]:
 
 
 def sentences(table: Mapping[str, Any]) -> list[str]:
-    """Three plain sentences with the keys of their numbers in braces."""
+    """Three plain sentences, four where ids changed, with the keys of their numbers in braces."""
     key = f"bases.{table['basis']}"
     block = table["bases"][table["basis"]]
 
@@ -244,7 +244,7 @@ def sentences(table: Mapping[str, Any]) -> list[str]:
             "Opening equity is not above zero, so a return on it is not defined; value created beyond the "
             f"hurdle is {table['currency']}{SPACE}{{{result}.published.created.mean}}."
         )
-        return [first, second, third]
+        return [first, second, third, *_perimeter(table, key)]
     chance = block["returns"]["existing"]["achieved"]["chance"]["value"]
     sure = "" if chance is None else (
         f", with probability {{{result}.achieved.chance.value}} above the hurdle (parameters only)"
@@ -254,7 +254,18 @@ def sentences(table: Mapping[str, Any]) -> list[str]:
         f"{{{result}.published.hurdle.value}}; without what was re-estimated or assumed anew it was "
         f"{{{result}.achieved.value.mean}}{sure}."
     )
-    return [first, second, third]
+    return [first, second, third, *_perimeter(table, key)]
+
+
+def _perimeter(table: Mapping[str, Any], key: str) -> list[str]:
+    if not any(table["customers"][kind]["value"] for kind in ("vanished", "appeared", "rewritten")):
+        return []
+    return [
+        "Not all customers can be followed: {customers.vanished.value} are missing at the closing, "
+        "{customers.appeared.value} appeared with an older first purchase, and the history of "
+        "{customers.rewritten.value} was rewritten; equity moved by "
+        f"{{{key}.lines.perimeter.mean}} with them."
+    ]
 
 
 def rows(table: Mapping[str, Any]) -> Iterator[tuple[Any, ...]]:
