@@ -71,7 +71,11 @@ REFUSED = [
     ("value", None, "value is missing; it needs margin and annual_discount_rate."),
     ("value", 3, "value is 3; it holds keys with values."),
     ("value.units_per_year", 12, "value.units_per_year is 12, but a year has 52.18 of data.time_unit week"),
-    ("data.time_unit", "wek", "data.time_unit is 'wek', not one of day, week, month, year; did you mean week?"),
+    (
+        "data.time_unit",
+        "wek",
+        "data.time_unit is 'wek', not one of day, week, month, year; did you mean week?",
+    ),
     ("data.observation_end", 19970930, "a day is written 1997-09-30, without a time"),
     ("data.observation_end", "30/09/1997", "data.observation_end is '30/09/1997'; a day is written"),
     ("data.observation_end", dt.datetime(1997, 9, 30, 12), "without a time"),

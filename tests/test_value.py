@@ -375,6 +375,14 @@ def test_undiscounted_and_forever(summary):
     assert (np.diff(found["bands"][:, :-1] / [1, 2, 2, 5, 1e9], axis=1) < 0).all()
 
 
+@pytest.mark.parametrize("level", LEVELS)
+def test_rates_that_underflow_are_worth_nothing(level):
+    """r = 0.001, undiscounted and for ever: λ = 0 times an endless wait is no value."""
+    pair = np.tile([0.001, 4.4, 2.6, 2.4], (50, 1)), np.tile(SPEND, (50, 1))
+    found = gathered(getattr(valuation(customers(60), fixed=pair, annual_discount_rate=0.0), level)())
+    assert np.isfinite(found["value"]).all()
+
+
 def test_a_finite_horizon_needs_no_discounting(summary):
     found = gathered(
         valuation(summary, annual_discount_rate=0.0, horizon=52.0, horizons={"h": 52.0}).expected()

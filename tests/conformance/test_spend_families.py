@@ -52,10 +52,13 @@ def test_density_integrates_to_one(estimated, density):
         columns["frequency"] = np.array([x])
         return math.exp(log_z + density(estimated.vector, columns)[0])
 
-    def integral(x: float) -> float:
-        return quad(one, *ends, args=(x,), points=np.linspace(center - 5, center + 5, 11), limit=400)[0]
+    def integral(x: float, times=lambda log_z: 1.0) -> float:
+        points = np.linspace(center - 5, center + 5, 11)
+        return quad(lambda u: times(u) * one(u, x), *ends, points=points, limit=400)[0]
 
     assert integral(1.0) == pytest.approx(1, abs=1e-7)
+    population = estimated.family.expected_spend(estimated.vector, np.zeros(len(estimated.family.statistics)))
+    assert integral(1.0, math.exp) == pytest.approx(population, rel=1e-6)
     if estimated.by_mean:
         for x in (2.0, 7.0, 40.0):
             assert integral(x) == pytest.approx(1, abs=1e-7)

@@ -42,16 +42,6 @@ _vector = types.Array(float64, 1, "C")
 _generator = numba.typeof(np.random.default_rng(0))
 
 
-def objection(columns):
-    if LOG_INTERVALS.name in columns:
-        return None
-    return (
-        f"it needs the times between purchases (column {LOG_INTERVALS.name}, the sum of their logarithms); "
-        "give the transaction log itself, or choose a family of random (exponential) gaps, which needs "
-        "frequency, recency and T only."
-    )
-
-
 def log_likelihood(theta, stats, n):
     """Log density of the purchase times, k phases a gap, after n occasions to drop out."""
     import pytensor.tensor as pt

@@ -70,7 +70,6 @@ FAMILY = PurchaseFamily(
     priors=beta_geometric.priors,
     statistics=("frequency", "recency", "T", "log_intervals"),
     extra_statistics=(erlang.LOG_INTERVALS,),
-    objection=erlang.objection,
     log_likelihood=log_likelihood,
     p_alive=p_alive,
     rate=rate,

@@ -105,7 +105,7 @@ def _outlook(
 
     family = registry.purchases(posterior.purchases.family)
     spending = registry.spend(posterior.spend.family)
-    stats = _rows(summary, family.statistics, frequency, recency, T)
+    stats = _rows(summary, family.state, frequency, recency, T)
     endless = assumptions["horizon"]["value"] == "infinite"
     flows = [
         value.Flow(delta=0.0, horizon=assumptions["units_per_year"]),
@@ -116,7 +116,7 @@ def _outlook(
             period=assumptions["period"]["value"] if assumptions["period"] else 1.0,
         ),
     ]
-    depends = [name in family.rate_depends_on for name in family.statistics]
+    depends = [name in family.rate_depends_on for name in family.state]
     distinct, inverse = np.unique(np.where(depends, stats, 0.0), axis=0, return_inverse=True)
     left = value.residual(family, draws[0], distinct, flows).transpose(2, 0, 1)[:, inverse.ravel()]
     alive = value.p_alive(family, draws[0], stats)

@@ -143,7 +143,8 @@ def _to_customers(values: np.ndarray, index: np.ndarray) -> np.ndarray:
 def total(score: np.ndarray) -> tuple[float, float]:
     """Sum of a score over its customers, and the standard error of that sum; NaN is left out."""
     score = score[~np.isnan(score)]
-    return float(score.sum()), float(np.sqrt(len(score) * score.var()))
+    n = len(score)
+    return float(score.sum()), float(np.sqrt(n * score.var(ddof=1))) if n > 1 else 0.0
 
 
 def difference(score: np.ndarray, best: np.ndarray) -> tuple[float, float]:
@@ -274,7 +275,7 @@ def log_count(
         P(y | history) = ∫ (u-T)^(y-1)/(y-1)! L(x+y, u, T+H) du / L(x, t_x, T),   P(0) = L(x, t_x, T+H) / L,
 
     where u in (T, T+H] is the last of the y purchases and the factor before L is the volume of the times of
-    the others. In a discrete time u runs over opportunities, and the volume is a number of ways.
+    the others. In discrete time u runs over opportunities, and the volume is a number of ways.
 
     Parameters
     ----------
@@ -301,8 +302,8 @@ def log_count(
     x, t_x, T = (np.asarray(columns.get(name, zero), float) for name in ("frequency", "recency", "T"))
     out = np.empty(len(count))
     for y in np.unique(count):
-        if y == 0:
-            steps, weights = np.zeros(1), np.zeros(1)
+        if y == 0 or family.role == "contract":  # renewals follow one another
+            steps, weights = np.full(1, y), np.zeros(1)
         elif family.clock == "discrete":
             steps = np.arange(y, length + 1)
             weights = gammaln(steps) - gammaln(y) - gammaln(steps - y + 1)

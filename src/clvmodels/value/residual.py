@@ -135,7 +135,19 @@ def residual(
     -------
     Array of shape (row, flow, draw).
     """
-    return _integrate(family, draws, stats, flows, None)
+    phases = family.phases
+    if phases is None:
+        return _integrate(family, draws, stats, flows, None)
+    without = stats.copy()
+    without[:, family.state.index("recency")] = 0.0
+    distinct, index = np.unique(without, axis=0, return_inverse=True)
+    by_phase = _integrate(family, draws, distinct, flows, phases)
+    by_phase = by_phase.reshape(len(distinct), -1, len(flows), len(draws))
+    out = np.empty((len(stats), len(flows), len(draws)))
+    for rows in _chunks(len(stats)):
+        shares = _phase_weights(phases, draws, stats, rows)
+        np.einsum("rdp,rpfd->rfd", shares, by_phase[index.ravel()[rows]], out=out[rows])
+    return out
 
 
 def _integrate(
