@@ -379,7 +379,7 @@ def test_undiscounted_and_forever(summary):
 def test_rates_that_underflow_are_worth_nothing(level):
     """r = 0.001, undiscounted and for ever: λ = 0 times an endless wait is no value."""
     pair = np.tile([0.001, 4.4, 2.6, 2.4], (50, 1)), np.tile(SPEND, (50, 1))
-    found = gathered(getattr(valuation(customers(60), fixed=pair, annual_discount_rate=0.0), level)())
+    found = gathered(getattr(valuation(customers(80), fixed=pair, annual_discount_rate=0.0), level)())
     assert np.isfinite(found["value"]).all()
 
 

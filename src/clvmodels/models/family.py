@@ -218,6 +218,7 @@ _generator = numba.typeof(np.random.default_rng(0))
 SIGNATURES = {
     "p_alive": float64(_vector, _vector),
     "rate": float64(_vector, _vector, float64),
+    "rates": void(_vector, _vector, _vector, _vector),
     "total": float64(_vector, _vector),
     "phase_weights": void(_vector, _vector, _vector),
     "phase_rates": void(_vector, _vector, float64, _vector),
@@ -342,6 +343,9 @@ class PurchaseFamily(Family):
     rate
         ``(theta, stats, s)``: expected purchases per time unit, s after T, *given alive at T*.
         A just-acquired customer is the row with x = t_x = T = 0.
+    rates
+        ``(theta, stats, times, out)``: writes ``rate`` at many times, where that is quicker than
+        one after the other.
     rate_depends_on
         The statistics that ``rate`` uses; the table of residual values is folded over them.
     phases
@@ -375,6 +379,7 @@ class PurchaseFamily(Family):
     state: tuple[str, ...] = ("frequency", "recency", "T")
     p_alive: Callable[..., float]
     rate: Callable[..., float]
+    rates: Callable[..., None] | None = None
     rate_depends_on: tuple[str, ...] = ("frequency", "T")
     phases: Phases | None = None
     converges: Callable[[np.ndarray], bool]

@@ -190,36 +190,37 @@ def _terms(population, x, t):
     return first, left, scale - mu[0] * t
 
 
-@numba.njit(float64(_draw, float64, float64, float64, types.boolean), cache=True)
-def _given_alive(population, x, T, s, forever):
-    """E[λ e^(-μ s) | x, alive at T], or where it is summed ``forever`` E[λ/μ | x, alive at T]."""
+@numba.njit(types.UniTuple(_vector, 2)(_vector, _vector), cache=True)
+def _given_alive(theta, stats):
+    """Nodes of μ, and weights with E[λ f(μ) | x, alive at T] = Σ weight f(node)."""
+    x, _, T = stats
+    population = _population(theta)
     nodes, weight, _ = _purchases(population, x, T)
     log_mu, h = _dropout(population, nodes)
     m1, _, m2, _, slope, rest = population
-    survives, later = np.empty(len(log_mu)), np.empty(len(log_mu))
-    for j in range(len(log_mu)):
-        mu = _exp(log_mu[j])
-        survives[j] = math.exp(-(mu - _exp(log_mu[0])) * T)
-        later[j] = survives[j] * (1.0 / mu if forever else math.exp(-mu * s))
     step = h / rest
     shrink = math.exp(-(step**2))
-    whole, ahead = 0.0, 0.0
+    mu, chance, bought = np.empty(len(log_mu)), np.zeros(len(log_mu)), np.zeros(len(log_mu))
     for i in range(len(nodes)):
         start = (log_mu[0] - m2 - slope * (nodes[i] - m1)) / rest
         j = max(0, math.ceil((-REACH - start) / step))
         d = start + j * step
-        density, ratio = math.exp(-(d**2) / 2.0), math.exp(-step * (d + step / 2.0))
-        now, then = 0.0, 0.0
-        while d < REACH and j < len(log_mu):
-            now += density * survives[j]
-            then += density * later[j]
+        density, ratio = math.exp(-(d**2) / 2.0) * weight[i], math.exp(-step * (d + step / 2.0))
+        lam = _exp(nodes[i])
+        while d < REACH and j < len(mu):
+            chance[j] += density
+            bought[j] += density * lam
             density *= ratio
             ratio *= shrink
             d += step
             j += 1
-        whole += weight[i] * now
-        ahead += weight[i] * _exp(nodes[i]) * then
-    return min(ahead / whole, 1e300)
+    whole = 0.0
+    for j in range(len(mu)):
+        mu[j] = _exp(log_mu[j])
+        survives = math.exp(-(mu[j] - mu[0]) * T)
+        whole += chance[j] * survives
+        bought[j] *= survives
+    return mu, bought / whole
 
 
 @compiled.p_alive
@@ -235,85 +236,116 @@ def p_alive(theta, stats):
     return min(1.0, (first + left) / first * share)
 
 
+@compiled.rates
+def rates(theta, stats, times, out):
+    """E[λ e^(-μ s) | alive] at many s."""
+    mu, weight = _given_alive(theta, stats)
+    for k in range(len(times)):
+        value = 0.0
+        for j in range(len(mu)):
+            value += weight[j] * math.exp(-mu[j] * times[k])
+        out[k] = min(value, 1e300)
+
+
 @compiled.rate
 def rate(theta, stats, s):
     """E[λ e^(-μ s) | alive]."""
-    x, _, T = stats
-    return _given_alive(_population(theta), x, T, s, False)
+    out = np.empty(1)
+    rates(theta, stats, np.array([s]), out)
+    return out[0]
 
 
 @compiled.total
 def total(theta, stats):
     """E[λ/μ | alive], finite for every θ."""
-    x, _, T = stats
-    return _given_alive(_population(theta), x, T, 0.0, True)
+    mu, weight = _given_alive(theta, stats)
+    return (weight / mu).sum()
 
 
-@numba.njit(types.UniTuple(float64, 3)(_vector, float64, float64, float64), cache=True)
-def _log_term(stats, left, z1, z2):
-    """Log-likelihood of who is alive at T or left before (a concave function), and its gradient."""
-    x, t_x, T = stats
+@numba.njit(types.UniTuple(float64, 3)(float64, float64, float64, float64, float64), cache=True)
+def _log_term(p, q, t, z1, z2):
+    """Log of λ^p μ^q e^-(λ+μ)t / (λ+μ), a concave function of log λ and log μ, and its gradient."""
     lam, mu = _exp(z1), _exp(z2)
-    g, duration = lam + mu, T - t_x
-    if left == 0.0:
-        return x * z1 - g * T, x - lam * T, -mu * T
-    y = g * duration
-    # log of (e^(-g t_x) - e^(-g T))/g and its derivative by g
-    value = -g * t_x + math.log(-math.expm1(-y) / g)
-    slope = -t_x - duration / 2.0 if y < 1e-5 else -t_x + duration / math.expm1(y) - 1.0 / g
-    return x * z1 + z2 + value, x + lam * slope, 1.0 + mu * slope
+    g = lam + mu
+    return p * z1 + q * z2 - g * t - math.log(g), p - lam * (t + 1.0 / g), q - mu * (t + 1.0 / g)
+
+
+@numba.njit(types.UniTuple(float64, 6)(_draw, float64, float64, float64), cache=True)
+def _tangent(population, p, q, t):
+    """Where a term times the population's density is highest (roughly), and the term's tangent there.
+
+    Returns
+    -------
+    z1, z2, value, d1, d2, log_mass
+        ``log_mass``: the log of the tangent's exponential, averaged over the population.
+    """
+    m1, s1, m2, _, slope, rest = population
+    # Precision of the population.
+    a, b, c = 1.0 / s1**2 + (slope / rest) ** 2, -slope / rest**2, 1.0 / rest**2
+    z1, z2 = m1, m2
+    value, d1, d2 = _log_term(p, q, t, z1, z2)
+    height = value
+    for _ in range(200):
+        w1, w2 = z1 - m1, z2 - m2
+        u1, u2 = d1 - a * w1 - b * w2, d2 - b * w1 - c * w2
+        lam, mu = _exp(z1), _exp(z2)
+        v = lam / (lam + mu) * (mu / (lam + mu))
+        k1, k2, k = a + t * lam + v, c + t * mu + v, b - v
+        det = k1 * k2 - k * k
+        step1, step2 = (k2 * u1 - k * u2) / det, (k1 * u2 - k * u1) / det
+        if u1 * step1 + u2 * step2 < 1e-2:
+            break
+        # Newton's step, or the part of it that climbs.
+        length = 1.0
+        while length > 1e-9:
+            y1, y2 = z1 + length * step1, z2 + length * step2
+            y_value, y_d1, y_d2 = _log_term(p, q, t, y1, y2)
+            w1, w2 = y1 - m1, y2 - m2
+            y_height = y_value - (a * w1 * w1 + 2.0 * b * w1 * w2 + c * w2 * w2) / 2.0
+            if y_height > height:
+                break
+            length /= 2.0
+        if length <= 1e-9:
+            break
+        z1, z2, value, d1, d2, height = y1, y2, y_value, y_d1, y_d2, y_height
+    spread = (s1 * d1 + slope * s1 * d2) ** 2 + (rest * d2) ** 2
+    return z1, z2, value, d1, d2, value + d1 * (m1 - z1) + d2 * (m2 - z2) + spread / 2.0
 
 
 @compiled.latent
 def latent(theta, stats, rng, out):
-    """alive; then log λ and log μ given that, by rejection.
+    """log λ and log μ by rejection from the population times L; then alive given these.
 
-    The log-likelihood is concave, so that its tangent at any point is above it; times the tangent's
-    exponential, the population is a normal with another mean. That is proposed, at the mode.
+    Both terms of L are log-concave in (log λ, log μ), so that the tangent of the logarithm at any
+    point is above it. The exponential of a tangent makes the population a normal with another mean.
     """
-    out[0] = 1.0 if rng.random() < p_alive(theta, stats) else 0.0
-    left = 1.0 - out[0]
-    m1, s1, m2, s2, slope, rest = _population(theta)
-    rho = slope * s1 / s2
-    # Precision of the population.
-    a, b, c = 1.0 / s1**2 + (slope / rest) ** 2, -slope / rest**2, 1.0 / rest**2
-    z1, z2 = m1, m2
-    value, d1, d2 = _log_term(stats, left, z1, z2)
-    height = value
-    for _ in range(200):
-        u1, u2 = d1 - a * (z1 - m1) - b * (z2 - m2), d2 - b * (z1 - m1) - c * (z2 - m2)
-        # Newton's step, but for a part of the curvature that would make it longer.
-        k1 = a + max(stats[0] - d1, 0.0)
-        k2 = c + max(left - d2, 0.0)
-        det = k1 * k2 - b * b
-        step1, step2 = (k2 * u1 - b * u2) / det, (k1 * u2 - b * u1) / det
-        gain = u1 * step1 + u2 * step2
-        if gain < 1e-4:
-            break
-        length = min(1.0, 5.0 * max(1.0, s1, s2) / (abs(step1) + abs(step2)))
-        while length > 1e-6:
-            y1, y2 = z1 + length * step1, z2 + length * step2
-            value, e1, e2 = _log_term(stats, left, y1, y2)
-            w1, w2 = y1 - m1, y2 - m2
-            new = value - (a * w1 * w1 + 2.0 * b * w1 * w2 + c * w2 * w2) / 2.0
-            if new > height:
-                break
-            length /= 2.0
-        if length <= 1e-6:
-            break
-        z1, z2, d1, d2, height = y1, y2, e1, e2, new
-    value, d1, d2 = _log_term(stats, left, z1, z2)
-    mean1 = m1 + s1 * (s1 * d1 + rho * s2 * d2)
-    mean2 = m2 + s2 * (s2 * d2 + rho * s1 * d1)
+    x, t_x, T = stats
+    population = _population(theta)
+    m1, s1, m2, _, slope, rest = population
+    first = _tangent(population, x + 1.0, 0.0, T)
+    other = _tangent(population, x, 1.0, t_x)
+    chance = logistic_of_difference(other[5], first[5])
     while True:
-        w = rng.standard_normal()
-        y1 = mean1 + s1 * w
-        y2 = mean2 + rho * s2 * w + rest * rng.standard_normal()
-        tangent = value + d1 * (y1 - z1) + d2 * (y2 - z2)
-        if -rng.standard_exponential() <= _log_term(stats, left, y1, y2)[0] - tangent:
+        _, _, _, d1, d2, _ = first if rng.random() < chance else other
+        shift = s1 * (d1 + slope * d2)
+        w = s1 * (shift + rng.standard_normal())
+        z1 = m1 + w
+        z2 = m2 + slope * w + rest * (rest * d2 + rng.standard_normal())
+        above = first[2] + first[3] * (z1 - first[0]) + first[4] * (z2 - first[1])
+        below = other[2] + other[3] * (z1 - other[0]) + other[4] * (z2 - other[1])
+        term = _log_term(x + 1.0, 0.0, T, z1, z2)[0]
+        term_left = _log_term(x, 1.0, t_x, z1, z2)[0]
+        top = max(above, below)
+        accept = (math.exp(term - top) + math.exp(term_left - top)) / (
+            math.exp(above - top) + math.exp(below - top)
+        )
+        if rng.random() < accept:
             break
-    out[1] = _exp(y1)
-    out[2] = _exp(y2)
+    lam, mu = _exp(z1), _exp(z2)
+    # L: the share of e^-(λ+μ)T in {λ e^-(λ+μ)T + μ e^-(λ+μ)t_x} / (λ+μ).
+    stays = logistic_of_difference(math.log(mu) + (lam + mu) * (T - t_x), math.log(lam))
+    out[0] = 1.0 if rng.random() < stays * (lam + mu) / lam else 0.0
+    out[1], out[2] = lam, mu
 
 
 def simulate(theta, T, rng):
@@ -367,7 +399,10 @@ FAMILY = PurchaseFamily(
         Parameter(name="mu_median", domain="positive", unit="1/time", meaning="median dropout rate μ"),
         Parameter(name="sigma_mu", domain="positive", unit="1", meaning="standard deviation of log μ"),
         Parameter(
-            name="coupling", domain="real", unit="1", meaning="ρ/√(1-ρ²), ρ the correlation of log λ and log μ"
+            name="coupling",
+            domain="real",
+            unit="1",
+            meaning="ρ/√(1-ρ²), ρ the correlation of log λ and log μ",
         ),
     ),
     coordinates=(
@@ -405,6 +440,7 @@ FAMILY = PurchaseFamily(
     log_likelihood=log_likelihood,
     p_alive=p_alive,
     rate=rate,
+    rates=rates,
     converges=lambda draws: True,
     total=total,
     latents=("alive", "intensity", "decay"),
@@ -415,7 +451,8 @@ FAMILY = PurchaseFamily(
         Reference(
             authors="Abe",
             year=2009,
-            title='"Counting Your Customers" One by One: A Hierarchical Bayes Extension to the Pareto/NBD Model',
+            title='"Counting Your Customers" One by One: '
+            "A Hierarchical Bayes Extension to the Pareto/NBD Model",
             where="Marketing Science 28(3), 541-553",
         ),
         Reference(
@@ -426,7 +463,7 @@ FAMILY = PurchaseFamily(
         ),
     ),
     typical=(
-        {"lambda_median": 0.028, "sigma_lambda": 1.19, "mu_median": 0.024, "sigma_mu": 1.5, "coupling": 0.15},
+        {"lambda_median": 0.03, "sigma_lambda": 1.0, "mu_median": 0.027, "sigma_mu": 1.8, "coupling": 0.13},
         {"lambda_median": 0.1, "sigma_lambda": 0.7, "mu_median": 0.02, "sigma_mu": 0.9, "coupling": -0.6},
     ),
 )

@@ -23,6 +23,7 @@ _generator = numba.typeof(np.random.default_rng(0))
 
 _OF_STATS = types.FunctionType(float64(_vector, _vector))
 _RATE = types.FunctionType(float64(_vector, _vector, float64))
+_AT_TIMES = types.FunctionType(void(_vector, _vector, _vector, _vector))
 _WEIGHTS = types.FunctionType(void(_vector, _vector, _vector))
 _RATES = types.FunctionType(void(_vector, _vector, float64, _vector))
 _LATENT = types.FunctionType(void(_vector, _vector, _generator, _vector))
@@ -53,6 +54,20 @@ def weighted_rates(rate, draws, stats, nodes, weights, out):
                     sums[k] += weights[k, j] * value
             for k in range(flows):
                 out[row, k, d] = sums[k]
+
+
+@numba.njit(void(_AT_TIMES, _matrix, _matrix, _vector, _matrix, _cube), cache=True, nogil=True)
+def weighted_rates_at_once(rates, draws, stats, nodes, weights, out):
+    """The same from a function that writes the rates at all nodes."""
+    values = np.empty(len(nodes))
+    for row in range(stats.shape[0]):
+        for d in range(draws.shape[0]):
+            rates(draws[d], stats[row], nodes, values)
+            for k in range(weights.shape[0]):
+                total = 0.0
+                for j in range(len(nodes)):
+                    total += weights[k, j] * values[j]
+                out[row, k, d] = total
 
 
 @numba.njit(void(_RATES, int64, _matrix, _matrix, _vector, _matrix, _cube), cache=True, nogil=True)

@@ -44,7 +44,7 @@ CUSTOMERS = 20_000
 """Holdout counts are scored for at most this many customers, a seeded subsample of all."""
 SCORED_DRAWS = 400
 """Posterior draws, spread evenly, over which the probability of a holdout count is averaged."""
-NODES = 24
+NODES = 20
 """Gauss-Jacobi nodes over the time of a customer's last purchase in the holdout."""
 PATHS = 20_000
 """Simulated futures of each distinct history, for families whose probabilities have no quadrature."""

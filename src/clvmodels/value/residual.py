@@ -103,7 +103,7 @@ def make_schedule(
     def at(shrink: float, refine: int) -> tuple[Schedule, np.ndarray]:
         plan = schedule(bounded, scale / shrink, discrete=discrete, refine=refine)
         value = np.empty((len(few_stats), len(bounded), len(few_draws)))
-        loops.weighted_rates(family.rate, few_draws, few_stats, plan.nodes, plan.weights, value)
+        _weigh(family, few_draws, few_stats, plan.nodes, plan.weights, value)
         return plan, value
 
     plan, value = at(*_FINENESS[0])
@@ -114,6 +114,14 @@ def make_schedule(
             break
         plan, value = finer, better
     return plan
+
+
+def _weigh(family: PurchaseFamily, *given: np.ndarray) -> None:
+    """``Σ_j weights[flow, j] rate(nodes[j])`` by row, flow and draw, into the last of the arrays given."""
+    if family.rates is not None:
+        loops.weighted_rates_at_once(family.rates, *given)
+    else:
+        loops.weighted_rates(family.rate, *given)
 
 
 def _extremes(table: np.ndarray) -> np.ndarray:
@@ -163,7 +171,7 @@ def _integrate(
         if phases:
             loops.weighted_phase_rates(phases.rates, count, *given)
         else:
-            loops.weighted_rates(family.rate, *given)
+            _weigh(family, *given)
 
     for _ in ordered(work, _chunks(len(stats))):
         pass
