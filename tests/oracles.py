@@ -21,7 +21,7 @@ Z = 4.5
 """Threshold of every Monte Carlo test, in standard errors: two-sided probability 7e-6, so that
 a thousand such tests raise a false alarm once in 150 changes of a seed or a simulator."""
 
-CUSTOMERS = 12_000
+CUSTOMERS = 30_000
 
 SUMMARY_COLUMNS = ("frequency", "recency", "T", "monetary_value", "first_amount")
 

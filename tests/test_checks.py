@@ -184,7 +184,24 @@ def test_spend_that_goes_with_frequency_fails_and_names_the_remedy(summary, powe
     check = result["spend_frequency_correlation"]
     assert check.passed is False
     assert words in check.sentence
-    assert "Remedy" in check.sentence
+    assert "Remedy: split the log by something known at the first purchase" in check.sentence
+    assert check.figure == "spend_by_frequency"
+
+
+def test_spend_by_frequency_shows_the_trend_that_the_model_does_not_know(summary):
+    x = np.maximum(summary["frequency"], 1)
+    bent = changed(summary, monetary_value=summary["monetary_value"] * x**0.6)
+    for one, trend in ((summary, False), (bent, True)):
+        _, arrays = predictive_checks(one, posterior(), seed=3)
+        seen = arrays["spend_by_frequency_observed"].values
+        low, _, high = arrays["spend_by_frequency_model"].values
+        buyers = one["frequency"] > 0
+        twice = one["frequency"] == 2
+        assert seen[1] == pytest.approx(one["monetary_value"][twice].mean())
+        assert len(seen) == arrays.sizes["repeats"]
+        assert buyers.sum() > 100
+        assert (seen[-1] > high[-1]) == trend
+        assert seen[-1] > low[-1]
 
 
 def test_spend_without_spread_has_no_correlation(summary):

@@ -76,6 +76,7 @@ def priors(scale):
     }
 
 
+_TINY = 1e-290
 LATENTS = ("alive", "intensity", "decay", "p")
 
 
@@ -87,7 +88,8 @@ def draw(alive, shape, alive_rate, dead_rate, a, b, rng, out):
     """Latents of exponential gaps: alive, and λ ~ Gamma(shape, ...), p ~ Beta given that.
 
     ``b`` counts the occasions survived by a customer who is alive: p ~ Beta(a, b), and
-    Beta(a+1, b-1) for one who has dropped out at the latest occasion.
+    Beta(a+1, b-1) for one who has dropped out at the latest occasion. A λ that underflows, as
+    gammas of small shape do, stays above 0: λ/(λp) is then still 1/p.
     """
     if rng.random() < alive:
         out[0] = 1.0
@@ -97,6 +99,7 @@ def draw(alive, shape, alive_rate, dead_rate, a, b, rng, out):
         out[0] = 0.0
         lam = rng.gamma(shape, 1.0 / dead_rate)
         p = rng.beta(a + 1.0, b - 1.0)
+    lam = max(lam, _TINY)
     out[1] = lam
     out[2] = lam * p
     out[3] = p
@@ -105,7 +108,7 @@ def draw(alive, shape, alive_rate, dead_rate, a, b, rng, out):
 @compiled.gap
 def gap(latents, s, rng):
     """A purchase (but not the origin) may be the last; otherwise the next comes after Exp(λ)."""
-    if latents[1] == 0.0 or (s > 0.0 and rng.random() < latents[3]):
+    if s > 0.0 and rng.random() < latents[3]:
         return math.inf
     return rng.standard_exponential() / latents[1]
 

@@ -106,8 +106,6 @@ def exponential_rate(latents, s):
 @numba.njit(float64(_vector, _vector), cache=True)
 def exponential_value(latents, code):
     """That rate, discounted and summed as ``Flow.code`` says."""
-    if latents[1] == 0.0:  # a rate that has underflowed, for ever
-        return 0.0
     return latents[1] * decaying(latents[2], code)
 
 

@@ -535,6 +535,26 @@ def spend_distribution(arrays: Any, currency: str, ax: Any = None) -> Any:
 
 
 @_styled
+def spend_by_frequency(arrays: Any, currency: str, ax: Any = None) -> Any:
+    """Mean spend of repeat buyers by their number of repeat purchases, observed and model."""
+    figure, ax = _axes(ax, 4.4, 2.7)
+    place = np.arange(arrays.sizes["repeats"])
+    low, mean, high = arrays["spend_by_frequency_model"].values
+    if np.isfinite(low).any():
+        ax.vlines(place, low, high, color=PALE, lw=7, label="90 % predictive interval")
+    ax.plot(place, mean, "o", color="white", mec=MODEL, ms=4.5, mew=1.2, label="model, mean")
+    ax.plot(place, arrays["spend_by_frequency_observed"].values, color=INK, lw=0.9, marker="D", ms=3.2,
+            label="observed")  # fmt: skip
+    ax.set_xticks(place, arrays["repeats"].values.tolist())
+    ax.set_xlabel("Repeat purchases in the window")
+    ax.set_ylabel(f"Mean spend per repeat purchase ({currency})")
+    _thousands(ax.yaxis)
+    ax.set_ylim(0, ax.get_ylim()[1] * 1.25)
+    ax.legend(loc="upper left", ncols=3, columnspacing=1.0, handletextpad=0.5)
+    return figure
+
+
+@_styled
 def draws(posterior: Posterior) -> Any:
     """Each parameter's density with its maximum-likelihood value, and ranks of its draws by chain.
 
@@ -657,6 +677,12 @@ def _checked(arrays: Any, table: Mapping[str, Any], money: str) -> dict[str, tup
             tracking(arrays, table["assumptions"]["valuation_date"]),
             "In the window the model simulates every customer anew from the first purchase; after it, it "
             "forecasts from each history, and the cumulative forecast starts at the observed total.",
+        )
+    if "spend_by_frequency_observed" in arrays:
+        out["spend_by_frequency"] = (
+            spend_by_frequency(arrays, money),
+            "Mean over customers of their mean spend, by how often they bought. The model takes spend and "
+            f"frequency as unrelated: a trend of the observed beyond the intervals speaks against it.{of}",
         )
     if "spend_edges" in arrays:
         out["spend"] = (

@@ -65,7 +65,9 @@ def predictive_checks(summary: Summary, posterior: Posterior, seed: int) -> tupl
         ``weekly_model[band, week]`` and the same ``cumulative_*`` (repeat purchases;
         coordinate ``week`` is the last day of the week; on a discrete clock the periods take the
         place of weeks, and a table of summaries has neither), ``spend_observed[bin]`` and
-        ``spend_model[band, bin]`` (customers; ``spend_edges[edge]`` in currency), and
+        ``spend_model[band, bin]`` (customers; ``spend_edges[edge]`` in currency),
+        ``spend_by_frequency_observed[repeats]`` and ``spend_by_frequency_model[band, repeats]`` (mean
+        over buyers of their mean spend, currency; NaN where there is no buyer), and
         ``holdout_orders[draw]``, ``holdout_spend[draw]`` with the truth in the attribute
         ``actual``. ``band`` is low, mean, high of the 90 % predictive interval.
     """
@@ -97,6 +99,7 @@ def predictive_checks(summary: Summary, posterior: Posterior, seed: int) -> tupl
         "band": ["low", "mean", "high"],
         "frequency": [str(k) for k in range(FREQUENCIES - 1)] + [f"{FREQUENCIES - 1}+"],
     }
+    coords["repeats"] = coords["frequency"][1:]
     if "week" in arrays:
         coords["week"] = arrays.pop("week").astype("datetime64[ns]")
     return tuple(checks), xr.Dataset(arrays, coords=coords, attrs=attrs)
@@ -330,6 +333,11 @@ def _spend(sample: _Sample, name: str, draws: np.ndarray) -> Found:
         "spend_edges": ("edge", edges),
         "spend_observed": ("bin", np.histogram(spend, edges)[0].astype(float)),
         "spend_model": (("band", "bin"), sample.bands(counts)),
+        "spend_by_frequency_observed": ("repeats", _by_frequency(x, spend)),
+        "spend_by_frequency_model": (
+            ("band", "repeats"),
+            sample.bands(np.stack([_by_frequency(x, one) for one in replicated])),
+        ),
     }
     checks = []
     for statistic, of_buyers in (("mean", np.mean), ("median", np.median)):
@@ -349,6 +357,13 @@ def _spend(sample: _Sample, name: str, draws: np.ndarray) -> Found:
             )
         )
     return [*checks, _correlation(sample, x, spend, replicated)], arrays
+
+
+def _by_frequency(x: np.ndarray, spend: np.ndarray) -> np.ndarray:
+    """Mean of the buyers' mean spend by number of repeat purchases; the last class is open."""
+    group = np.minimum(x.astype(int), FREQUENCIES - 1)
+    with np.errstate(invalid="ignore"):
+        return (np.bincount(group, spend, FREQUENCIES) / np.bincount(group, minlength=FREQUENCIES))[1:]
 
 
 def _correlation(sample: _Sample, x: np.ndarray, spend: np.ndarray, replicated: np.ndarray) -> Check:
@@ -379,10 +394,19 @@ def _correlation(sample: _Sample, x: np.ndarray, spend: np.ndarray, replicated: 
     if not passed:
         sentence += (
             f" Frequent buyers spend {'more' if excess > 0 else 'less'} per purchase than the model knows, "
-            f"so their value is too {'low' if excess > 0 else 'high'}. Remedy: run frequent and occasional "
-            "buyers as separate logs and compare the sum of their equity with this one."
+            f"so their value is too {'low' if excess > 0 else 'high'}. Remedy: split the log by something known "
+            "at the first purchase (channel, country, size of the first order), run the parts and compare "
+            "the sum of their equity with this one; where a few customers make the correlation, leave them "
+            "out with data.exclude."
         )
-    return Check(name=name, passed=passed, value=excess, threshold=CORRELATION_LIMIT, sentence=sentence)
+    return Check(
+        name=name,
+        passed=passed,
+        value=excess,
+        threshold=CORRELATION_LIMIT,
+        figure="spend_by_frequency",
+        sentence=sentence,
+    )
 
 
 def _correlate(a: np.ndarray, b: np.ndarray) -> float:
