@@ -449,6 +449,26 @@ def test_page_csv_and_json_hold_the_same_numbers(made):
     assert not re.search(r'(src|href)="(?!variants/|#)', page)
 
 
+def leaves(node, path=()):
+    if isinstance(node, dict | list) and node:
+        for key, value in node.items() if isinstance(node, dict) else enumerate(node):
+            yield from leaves(value, (*path, str(key)))
+    else:
+        yield "/".join(path)
+
+
+def test_docs_list_every_key(made):
+    text = (Path(__file__).parents[1] / "docs" / "comparison.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (`.*?`) \|", text, flags=re.M)
+    patterns = {}
+    for key in (key for row in rows for key in re.findall(r"`([^`]+)`", row)):
+        body = re.escape(key.removesuffix(".*")).replace(r"\.", "/").replace(r"\[i\]", r"/\d+")
+        patterns[key] = re.compile(re.sub(r"<\w+>", "[^/]+", body) + "(/.*)?")
+    paths = list(leaves(made.summary))
+    assert [p for p in paths if not any(pattern.fullmatch(p) for pattern in patterns.values())] == []
+    assert [key for key, p in patterns.items() if not any(p.fullmatch(path) for path in paths)] == []
+
+
 def test_the_folder_holds_every_run_and_customer(made):
     import pyarrow.parquet as pq
 

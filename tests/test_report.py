@@ -496,7 +496,7 @@ def test_folder_is_complete_and_the_manifest_vouches_for_it(folder):
     assert drawn == {path.stem for path in folder.glob("figures/*.png")}
     assert drawn == {
         "equity", "bands", "lorenz", "segments_1", "histories", "iso_value", "frequency", "tracking", "spend",
-        "draws",
+        "spend_by_frequency", "draws",
     }  # fmt: skip
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     assert manifest["seconds"] == {"fit": 1.5}
