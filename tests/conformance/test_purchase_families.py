@@ -160,9 +160,10 @@ def test_score_has_mean_zero(case, density):
 
 def test_information_equality(case, density):
     """E[s sᵀ] = -E[∂s/∂θ]: the density is right to second order around the point."""
-    score = density.score(case.vector, case.columns)
+    columns = {name: column[:10_000] for name, column in case.columns.items()}
+    score = density.score(case.vector, columns)
     products = score[:, :, None] * score[:, None, :]
-    assert_mean_zero(products + density.curvature(case.vector, case.columns), "information")
+    assert_mean_zero(products + density.curvature(case.vector, columns), "information")
 
 
 def test_density_ratio_has_mean_one(case, density):
@@ -181,7 +182,7 @@ def test_weights_equal_repeated_rows(case, density, summary_of):
     folded = density(case.vector, dict(zip(rows.names, rows.stats.T, strict=True)))
     full = density(case.vector, case.columns)
     assert len(rows.weight) < len(full)
-    # Sums of 12,000 terms in another order differ by some 100 eps.
+    # Sums of 30,000 terms in another order differ by some 100 eps.
     assert rows.weight @ folded == pytest.approx(full.sum(), rel=1e-12)
     assert folded[rows.index] == pytest.approx(full, rel=1e-12)
 
