@@ -396,8 +396,8 @@ def _correlation(sample: _Sample, x: np.ndarray, spend: np.ndarray, replicated: 
             f" Frequent buyers spend {'more' if excess > 0 else 'less'} per purchase than the model knows, "
             f"so their value is too {'low' if excess > 0 else 'high'}. Remedy: split the log by something "
             "known at the first purchase (channel, country, size of the first order), run the parts and "
-            "compare the sum of their equity with this one; where a few customers make the correlation, leave them "
-            "out with data.exclude."
+            "compare the sum of their equity with this one; where a few customers make the correlation, "
+            "leave them out with data.exclude."
         )
     return Check(
         name=name,
