@@ -140,3 +140,14 @@ def test_margins_by_segment_need_every_segment():
     value = {**CONFIG["value"], "margin": {"by": "country", "values": {"France": 0.3}}}
     with pytest.raises(InputError, match=r"value\.margin\.values has no margin for country"):
         clv.check({**CONFIG, "data": data, "value": value})
+
+
+def test_importance_and_nuts_agree_on_equity(run):
+    """Means of equity differ by less than 4.5 of their joint Monte Carlo errors, sds likewise."""
+    other = clv.fit({**CONFIG, "fit": {"sampler": "nuts", "draws": 2_000}})
+    size = min(check.value for check in other.checks if check.name.startswith("equity: "))
+    ours, theirs = run.equity.total(), other.equity.total()
+    error = np.hypot(ours.std() / np.sqrt(1_500), theirs.std() / np.sqrt(size))
+    assert abs(ours.mean() - theirs.mean()) < 4.5 * error
+    # A sd of n effective draws has a relative error of about 1/sqrt(2n), more with heavier tails.
+    assert np.log(ours.std() / theirs.std()) == pytest.approx(0, abs=4.5 * np.sqrt(1 / 1_500 + 1 / size))
