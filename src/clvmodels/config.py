@@ -299,7 +299,7 @@ class ValueConfig(Section):
     units_per_year: Annotated[float, Field(gt=0)] | None = None
     """Time units in a year; default: 365.2425 days, 52.1775 weeks, 12 months."""
     horizons: Annotated[tuple[Duration, ...], BeforeValidator(_listed)] = ("3 months", "12 months")
-    """For expected orders and revenue."""
+    """For expected orders and revenue; on a discrete clock those of at least one opportunity."""
 
 
 class ReportConfig(Section):
@@ -350,6 +350,12 @@ class Config(Section):
             raise ValueError(
                 f"value.period is {self.value.period!r}, but data.clock is discrete and its period is one "
                 f"{unit}, the opportunity: leave value.period out"
+            )
+        short = [label for label in self.value.horizons if label not in horizons(self)]
+        if short and self.value.horizons != ValueConfig.model_fields["horizons"].default:
+            raise ValueError(
+                f"value.horizons has {short[0]!r}, but data.clock is discrete and one opportunity is a "
+                f"{unit}: name a horizon that holds at least one"
             )
         start, end = self.data.observation_end, self.data.holdout_end
         if start and end and end <= start:
@@ -503,6 +509,15 @@ def override(document: Mapping[str, Any], text: str) -> dict[str, Any]:
 def units_per_year(config: Config) -> float:
     """Time units of the run in a year: as configured, or 365.2425 days of them."""
     return config.value.units_per_year or DAYS_PER_YEAR / DAYS_PER_UNIT[config.data.time_unit]
+
+
+def horizons(config: Config) -> dict[str, float]:
+    """Label → length in time units of ``value.horizons``; an opportunity is not divided."""
+    unit, year = config.data.time_unit, units_per_year(config)
+    found = {label: duration(label, unit, year) for label in config.value.horizons}
+    if config.data.clock == "discrete":
+        return {label: length for label, length in found.items() if length > 1 - 1e-9}
+    return found
 
 
 def duration(text: str, time_unit: str, units_per_year: float) -> float:

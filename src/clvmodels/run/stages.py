@@ -53,7 +53,7 @@ def resolve_assumptions(config: Config, data: Summary) -> Assumptions:
         horizon=units(value.horizon),
         timing=value.timing,
         period=1.0 if data.clock == "discrete" else units(value.period),
-        horizons={label: units(label) for label in value.horizons},
+        horizons=settings.horizons(config),
     )
 
 
