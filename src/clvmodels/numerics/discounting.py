@@ -28,6 +28,7 @@ OFFSET = {"begin": 1.0, "mid": 0.5, "end": 0.0}
 _NODES = 16
 _PANEL = 2.6  # length of a panel in log(1 + s/scale): error about 1e-11 for a rate like 1/(scale + s)
 _FADED = 42.0  # exp(-42) = 6e-19: what lies beyond is below float precision
+_BLOCK = 1 << 15
 _DIRECT = 64  # opportunities of a discrete clock that are nodes themselves
 
 
@@ -231,7 +232,11 @@ def _product_rule(
         mass = (disc * radius[:, None] * w * (s + scale)).ravel()
         s = s.ravel()
     position = (np.log1p(s / scale) - (low + high) / 2) / ((high - low) / 2)
-    return mass @ _lagrange(points, position)
+    weights = np.zeros(len(points))
+    for first in range(0, len(s), _BLOCK):  # a long horizon has a hundred thousand periods
+        part = slice(first, first + _BLOCK)
+        weights += mass[part] @ _lagrange(points, position[part])
+    return weights
 
 
 def _lagrange(points: np.ndarray, x: np.ndarray) -> np.ndarray:
