@@ -282,10 +282,10 @@ def comparison(table: Mapping[str, Any]) -> Any:
         ax.axvline(actual, color=INK, lw=0.9, ls=(0, (2, 1.6)), label="observed")
         for j, block in zip(places, later, strict=True):
             if block:
-                if block["totals"]["orders"]["interval_90"]:
-                    ax.plot(block["totals"]["orders"]["interval_90"], [j, j], color=MODEL, lw=1.2)
-                expected = (1 + block["bias"]["orders"]["value"]) * actual
-                ax.plot(expected, j, "o", color="white", mec=MODEL, ms=4.5, mew=1.2)
+                total = block["totals"]["orders"]
+                if total["interval_90"]:
+                    ax.plot(total["interval_90"], [j, j], color=MODEL, lw=1.2)
+                ax.plot(total["expected"], j, "o", color="white", mec=MODEL, ms=4.5, mew=1.2)
         ax.legend(loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0.2)
         ax.set_xlabel("Purchases in the holdout\n(expected; 90 % predictive interval)")
         _thousands(ax.xaxis)
