@@ -3,6 +3,10 @@
 The scalars arrive as first-class functions, so that the loops are compiled once, for all
 families, and load from Numba's cache. All loops release the GIL; arrays are laid out with
 the draws of one row or customer next to each other.
+
+A row of a matrix is copied before a scalar sees it (:func:`_take`), and scalars read their arrays
+by index: a view of a shared array, and an array that is unpacked as a whole, count references
+with atomic instructions, which cost more than most scalars and stall threads that share them.
 """
 
 from __future__ import annotations
@@ -32,12 +36,22 @@ _GAP = types.FunctionType(float64(_vector, float64, _generator))
 _BASKET = types.FunctionType(float64(_vector, _generator))
 
 
+@numba.njit(void(_matrix, int64, _vector), cache=True)
+def _take(matrix, row, out):
+    """Copy a row of a matrix."""
+    for j in range(matrix.shape[1]):
+        out[j] = matrix[row, j]
+
+
 @numba.njit(void(_OF_STATS, _matrix, _matrix, _matrix), cache=True, nogil=True)
 def over_stats(scalar, draws, stats, out):
     """``out[row, draw] = scalar(draws[draw], stats[row])``."""
+    theta, state = np.empty(draws.shape[1]), np.empty(stats.shape[1])
     for row in range(stats.shape[0]):
+        _take(stats, row, state)
         for d in range(draws.shape[0]):
-            out[row, d] = scalar(draws[d], stats[row])
+            _take(draws, d, theta)
+            out[row, d] = scalar(theta, state)
 
 
 @numba.njit(void(_RATE, _matrix, _matrix, _vector, _matrix, _cube), cache=True, nogil=True)
@@ -45,11 +59,14 @@ def weighted_rates(rate, draws, stats, nodes, weights, out):
     """``out[row, flow, draw] = Σ_j weights[flow, j] rate(draws[draw], stats[row], nodes[j])``."""
     flows = weights.shape[0]
     sums = np.empty(flows)
+    theta, state = np.empty(draws.shape[1]), np.empty(stats.shape[1])
     for row in range(stats.shape[0]):
+        _take(stats, row, state)
         for d in range(draws.shape[0]):
+            _take(draws, d, theta)
             sums[:] = 0.0
             for j in range(len(nodes)):
-                value = rate(draws[d], stats[row], nodes[j])
+                value = rate(theta, state, nodes[j])
                 for k in range(flows):
                     sums[k] += weights[k, j] * value
             for k in range(flows):
@@ -60,9 +77,12 @@ def weighted_rates(rate, draws, stats, nodes, weights, out):
 def weighted_rates_at_once(rates, draws, stats, nodes, weights, out):
     """The same from a function that writes the rates at all nodes."""
     values = np.empty(len(nodes))
+    theta, state = np.empty(draws.shape[1]), np.empty(stats.shape[1])
     for row in range(stats.shape[0]):
+        _take(stats, row, state)
         for d in range(draws.shape[0]):
-            rates(draws[d], stats[row], nodes, values)
+            _take(draws, d, theta)
+            rates(theta, state, nodes, values)
             for k in range(weights.shape[0]):
                 total = 0.0
                 for j in range(len(nodes)):
@@ -76,11 +96,14 @@ def weighted_phase_rates(rates, phases, draws, stats, nodes, weights, out):
     flows = weights.shape[0]
     values = np.empty(phases)
     sums = np.empty((phases, flows))
+    theta, state = np.empty(draws.shape[1]), np.empty(stats.shape[1])
     for row in range(stats.shape[0]):
+        _take(stats, row, state)
         for d in range(draws.shape[0]):
+            _take(draws, d, theta)
             sums[:] = 0.0
             for j in range(len(nodes)):
-                rates(draws[d], stats[row], nodes[j], values)
+                rates(theta, state, nodes[j], values)
                 for phase in range(phases):
                     for k in range(flows):
                         sums[phase, k] += weights[k, j] * values[phase]
@@ -92,9 +115,12 @@ def weighted_phase_rates(rates, phases, draws, stats, nodes, weights, out):
 @numba.njit(void(_WEIGHTS, _matrix, _matrix, _cube), cache=True, nogil=True)
 def phase_weights(weights, draws, stats, out):
     """``out[row, draw, phase]``: the probability of each phase given alive."""
+    theta, state = np.empty(draws.shape[1]), np.empty(stats.shape[1])
     for row in range(stats.shape[0]):
+        _take(stats, row, state)
         for d in range(draws.shape[0]):
-            weights(draws[d], stats[row], out[row, d])
+            _take(draws, d, theta)
+            weights(theta, state, out[row, d])
 
 
 @numba.njit(float64(_vector, float64), cache=True)
@@ -163,18 +189,26 @@ def latent_values(
     ``revenue[flow, draw]``.
     """
     latents, spends = np.empty(width), np.empty(width)
+    theta, state = np.empty(draws.shape[1]), np.empty(stats.shape[1])
+    spend_theta, spend_state = np.empty(spend_draws.shape[1]), np.empty(spend_stats.shape[1])
+    code = np.empty(codes.shape[1])
     flows = codes.shape[0]
     for i in range(stats.shape[0]):
+        _take(stats, i, state)
+        _take(spend_stats, i, spend_state)
         for d in range(draws.shape[0]):
-            latent(draws[d], stats[i], rng, latents)
-            spend_latent(spend_draws[d], spend_stats[i], rng, spends)
+            _take(draws, d, theta)
+            _take(spend_draws, d, spend_theta)
+            latent(theta, state, rng, latents)
+            spend_latent(spend_theta, spend_state, rng, spends)
             if latents[0] == 0.0:
                 value[i, d] = 0.0
                 continue
             alive[d] += 1.0
             for k in range(flows):
                 if closed:
-                    purchases = latent_value(latents, codes[k])
+                    _take(codes, k, code)
+                    purchases = latent_value(latents, code)
                 else:
                     purchases = 0.0
                     for j in range(len(nodes)):
@@ -237,18 +271,25 @@ def predictive_values(
     ``rest`` is the flow's code from ``cut`` on, with a horizon of 0 where nothing follows.
     Purchases in (edges[k], edges[k+1]] add to ``orders[k, draw]`` and ``revenue[k, draw]``.
     """
-    periodic, step, offset, delta, cut = discounting
+    periodic, step, offset = discounting[0], discounting[1], discounting[2]
+    delta, cut = discounting[3], discounting[4]
     last = max(cut, edges[-1]) if len(edges) else cut
     later = math.exp(-delta * cut) if rest[3] > 0.0 else 0.0
     latents, spends = np.empty(width), np.empty(width)
+    theta, state = np.empty(draws.shape[1]), np.empty(stats.shape[1])
+    spend_theta, spend_state = np.empty(spend_draws.shape[1]), np.empty(spend_stats.shape[1])
     for i in range(stats.shape[0]):
+        _take(stats, i, state)
+        _take(spend_stats, i, spend_state)
         for d in range(draws.shape[0]):
-            latent(draws[d], stats[i], rng, latents)
+            _take(draws, d, theta)
+            latent(theta, state, rng, latents)
             value[i, d] = 0.0
             if latents[0] == 0.0:
                 continue
             alive[d] += 1.0
-            spend_latent(spend_draws[d], spend_stats[i], rng, spends)
+            _take(spend_draws, d, spend_theta)
+            spend_latent(spend_theta, spend_state, rng, spends)
             s = 0.0
             k = 0
             total = 0.0
@@ -302,9 +343,12 @@ def histogram(value, log_low, per_bin, count, amount):
 def count_purchases(latent, gap, draws, stats, length, rng, width, out):
     """``out[row, draw]``: one predictive draw of the purchases in (0, length] after T."""
     latents = np.empty(width)
+    theta, state = np.empty(draws.shape[1]), np.empty(stats.shape[1])
     for i in range(stats.shape[0]):
+        _take(stats, i, state)
         for d in range(draws.shape[0]):
-            latent(draws[d], stats[i], rng, latents)
+            _take(draws, d, theta)
+            latent(theta, state, rng, latents)
             count = 0.0
             s = 0.0
             while latents[0] != 0.0:
