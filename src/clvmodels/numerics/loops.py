@@ -23,7 +23,10 @@ _vector = types.Array(float64, 1, "C")
 _matrix = types.Array(float64, 2, "C")
 _cube = types.Array(float64, 3, "C")
 _index = types.Array(int64, 1, "C")
+_index2 = types.Array(int64, 2, "C")
 _generator = numba.typeof(np.random.default_rng(0))
+
+_BLOCK = 512  # columns that stay in the fastest cache
 
 _OF_STATS = types.FunctionType(float64(_vector, _vector))
 _RATE = types.FunctionType(float64(_vector, _vector, float64))
@@ -121,6 +124,110 @@ def phase_weights(weights, draws, stats, out):
         for d in range(draws.shape[0]):
             _take(draws, d, theta)
             weights(theta, state, out[row, d])
+
+
+@numba.njit(void(_matrix, _matrix, _matrix), cache=True, nogil=True)
+def combine(weights, values, out):
+    """``out[row, :] = Σ_n weights[row, n] values[n, :]``, each sum in the order of n.
+
+    A product of matrices whose result depends neither on the number of rows nor on threads.
+    """
+    width, rows = values.shape[1], weights.shape[0]
+    for low in range(0, width, _BLOCK):
+        high = min(low + _BLOCK, width)
+        for row in range(rows):
+            for j in range(low, high):
+                out[row, j] = 0.0
+            for n in range(weights.shape[1]):
+                w = weights[row, n]
+                if w != 0.0:
+                    for j in range(low, high):
+                        out[row, j] += w * values[n, j]
+
+
+@numba.njit(
+    void(
+        _matrix,
+        _matrix,
+        _cube,
+        _vector,
+        _vector,
+        _index,
+        _index,
+        _index,
+        _matrix,
+        _vector,
+        _matrix,
+        _matrix,
+        _matrix,
+        _matrix,
+    ),
+    cache=True,
+    nogil=True,
+)
+def expected_values(
+    alive,
+    spend,
+    left,
+    margin,
+    members,
+    row,
+    group,
+    row_group,
+    value,
+    total_alive,
+    orders,
+    revenue,
+    bands,
+    mean,
+):
+    """One tile at level expected: kinds of customers with all draws.
+
+    Parameters
+    ----------
+    alive, spend, left
+        ``[row, draw]``, ``[kind, draw]``, ``[group, flow, draw]``: P(alive), expected spend, purchases
+        given alive. Flow 0 is the valuation, the next are those of ``orders``, the others of ``bands``.
+    margin, members
+        Margin and number of customers by kind.
+    row, group, row_group
+        Row and group of each kind, group of each row; ascending.
+    value, mean
+        Written: ``[kind, draw]``; mean orders over draws ``[row, horizon]``.
+    total_alive, orders, revenue, bands
+        Sums over customers that are added to: ``[draw]``, ``[flow, draw]``.
+    """
+    kinds, draws = spend.shape
+    horizons, windows = orders.shape[0], bands.shape[0]
+    groups, rows = left.shape[0], alive.shape[0]
+    bought, paid, gained = np.zeros((groups, draws)), np.zeros((groups, draws)), np.zeros((groups, draws))
+    customers = np.zeros(rows)
+    for k in range(kinds):
+        r, g, n, m = row[k], group[k], members[k], margin[k]
+        customers[r] += n
+        for d in range(draws):
+            e = spend[k, d] * alive[r, d]
+            value[k, d] = m * e * left[g, 0, d]
+            paid[g, d] += n * e
+            gained[g, d] += n * m * e
+    for r in range(rows):
+        g, n = row_group[r], customers[r]
+        for d in range(draws):
+            total_alive[d] += n * alive[r, d]
+            bought[g, d] += n * alive[r, d]
+        for h in range(horizons):
+            total = 0.0
+            for d in range(draws):
+                total += alive[r, d] * left[g, 1 + h, d]
+            mean[r, h] = total / draws
+    for g in range(groups):
+        for h in range(horizons):
+            for d in range(draws):
+                orders[h, d] += bought[g, d] * left[g, 1 + h, d]
+                revenue[h, d] += paid[g, d] * left[g, 1 + h, d]
+        for b in range(windows):
+            for d in range(draws):
+                bands[b, d] += gained[g, d] * left[g, 1 + horizons + b, d]
 
 
 @numba.njit(float64(_vector, float64), cache=True)
@@ -318,23 +425,21 @@ def predictive_values(
             value[i, d] = margin[i] * total
 
 
-@numba.njit(void(_matrix, float64, float64, _matrix, _matrix), cache=True, nogil=True)
-def histogram(value, log_low, per_bin, count, amount):
-    """Add ``value[customer, draw]`` to per-draw histograms in ``log value``.
+@numba.njit(void(_matrix, _index2, _vector, int64, _matrix, _matrix), cache=True, nogil=True)
+def histogram(value, bits, members, first, count, amount):
+    """Add ``value[row, draw]``, ``members[row]`` times, to per-draw histograms in powers of two.
 
-    ``count[draw, bin]`` and ``amount[draw, bin]``; values at or below the lowest edge
-    (zeros and negatives included) fall into bin 0.
+    ``count[bin, draw]`` and ``amount[bin, draw]``; a bin is an octave's 32nd part, read from the
+    ``bits`` of the value, and ``first`` that of bin 0, which takes all that is smaller
+    (zeros and negatives included). The last takes all that is larger.
     """
-    bins = count.shape[1]
+    last = count.shape[0] - 1
     for i in range(value.shape[0]):
+        times = members[i]
         for d in range(value.shape[1]):
-            v = value[i, d]
-            b = 0
-            if v > 0.0:
-                b = int((math.log(v) - log_low) * per_bin) + 1
-                b = min(max(b, 0), bins - 1)
-            count[d, b] += 1.0
-            amount[d, b] += v
+            b = min(max((bits[i, d] >> 47) - first, 0), last)
+            count[b, d] += times
+            amount[b, d] += times * value[i, d]
 
 
 @numba.njit(
