@@ -13,7 +13,7 @@ from functools import partial
 
 from clvmodels.models import _beta_geometric as shared
 from clvmodels.models.family import Peer, PurchaseFamily, Reference, compiled
-from clvmodels.numerics.special import beta_power_mean, logistic_of_difference
+from clvmodels.numerics.special import against, beta_power_mean
 
 
 def log_likelihood(theta, stats):
@@ -36,8 +36,7 @@ def p_alive(theta, stats):
     x, t_x, T = stats[0], stats[1], stats[2]
     if x == 0.0:
         return 1.0
-    odds = math.log(a / (b + x - 1.0)) + (r + x) * math.log((alpha + T) / (alpha + t_x))
-    return logistic_of_difference(odds, 0.0)
+    return against(a / (b + x - 1.0), (r + x) * math.log((alpha + T) / (alpha + t_x)))
 
 
 @compiled.rate

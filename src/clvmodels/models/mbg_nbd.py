@@ -17,7 +17,7 @@ from functools import partial
 
 from clvmodels.models import _beta_geometric as shared
 from clvmodels.models.family import Peer, PurchaseFamily, Reference, compiled
-from clvmodels.numerics.special import beta_power_mean, logistic_of_difference
+from clvmodels.numerics.special import against, beta_power_mean
 
 
 def log_likelihood(theta, stats):
@@ -38,8 +38,7 @@ def p_alive(theta, stats):
     """P(alive | x, t_x, T): 1 / (1 + a/(b+x) ((α+T)/(α+t_x))^(r+x))."""
     r, alpha, a, b = theta[0], theta[1], theta[2], theta[3]
     x, t_x, T = stats[0], stats[1], stats[2]
-    odds = math.log(a / (b + x)) + (r + x) * math.log((alpha + T) / (alpha + t_x))
-    return logistic_of_difference(odds, 0.0)
+    return against(a / (b + x), (r + x) * math.log((alpha + T) / (alpha + t_x)))
 
 
 @compiled.rate

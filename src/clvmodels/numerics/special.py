@@ -150,6 +150,14 @@ def beta_power_mean(c, a, b, v):
 
 
 @numba.njit(float64(float64, float64), cache=True)
+def against(odds, exponent):
+    """``1 / (1 + odds e^exponent)`` without overflow."""
+    if exponent > 600.0:
+        return math.exp(-exponent) / odds
+    return 1.0 / (1.0 + odds * math.exp(exponent))
+
+
+@numba.njit(float64(float64, float64), cache=True)
 def logistic_of_difference(log_dead, log_alive):
     """``1 / (1 + exp(log_dead - log_alive))`` without overflow."""
     z = log_dead - log_alive
