@@ -165,3 +165,10 @@ def logistic_of_difference(log_dead, log_alive):
         small = math.exp(-z)
         return small / (1.0 + small)
     return 1.0 / (1.0 + math.exp(z))
+
+
+def ranks(values: np.ndarray) -> np.ndarray:
+    """Ranks from 1, equal values sharing their mean: ``scipy.stats.rankdata``, whose import takes 1 s."""
+    _, index, count = np.unique(values, return_inverse=True, return_counts=True)
+    last = np.cumsum(count)
+    return (last - (count - 1) / 2)[index]
