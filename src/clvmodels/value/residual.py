@@ -25,7 +25,7 @@ from clvmodels.value.threads import ordered
 
 _INTERPOLATION = 1e-12
 _ACCURACY = 1e-10
-_FINENESS = ((1, 1), (8, 1), (64, 1), (64, 2), (512, 2))  # (shrink of the time scale, refine)
+FINENESS = ((1, 1), (8, 1), (64, 1), (64, 2), (512, 2))  # (shrink of the time scale, refine)
 _CHUNK = 32
 
 
@@ -85,7 +85,7 @@ def make_schedule(
     """The schedule of flows for these draws and rows; refuses a sum that diverges.
 
     Rates that fall faster than :func:`time_scale` says (a large shape) need finer nodes: the
-    first of ``_FINENESS`` is taken that agrees with the next one at the extreme draws and rows.
+    first of ``FINENESS`` is taken that agrees with the next one at the extreme draws and rows.
     Of a flow that is undiscounted forever it holds the part before its start.
     """
     if any(flow.undiscounted_forever for flow in flows) and not family.converges(draws):
@@ -106,8 +106,8 @@ def make_schedule(
         _weigh(family, few_draws, few_stats, plan.nodes, plan.weights, value)
         return plan, value
 
-    plan, value = at(*_FINENESS[0])
-    for fineness in _FINENESS[1:]:
+    plan, value = at(*FINENESS[0])
+    for fineness in FINENESS[1:]:
         finer, better = at(*fineness)
         size = np.abs(better) + 1e-6 * np.abs(better).max(axis=1, keepdims=True)
         if (np.abs(value - better) <= _ACCURACY * size).all():
@@ -159,10 +159,15 @@ def residual(
 
 
 def _integrate(
-    family: PurchaseFamily, draws: np.ndarray, stats: np.ndarray, flows: Sequence[Flow], phases: Phases | None
+    family: PurchaseFamily,
+    draws: np.ndarray,
+    stats: np.ndarray,
+    flows: Sequence[Flow],
+    phases: Phases | None,
+    plan: Schedule | None = None,
 ) -> np.ndarray:
     """R by row, flow and draw; or, for each phase in turn, by row, phase and flow, and draw."""
-    plan = make_schedule(family, draws, stats, flows)
+    plan = plan or make_schedule(family, draws, stats, flows)
     count = phases.count(draws) if phases else 1
     out = np.empty((len(stats), count * len(flows), len(draws)))
 
@@ -184,9 +189,16 @@ def _integrate(
 
 
 def tabulate(
-    family: PurchaseFamily, draws: np.ndarray, stats: np.ndarray, flows: Sequence[Flow]
+    family: PurchaseFamily,
+    draws: np.ndarray,
+    stats: np.ndarray,
+    flows: Sequence[Flow],
+    plan: Schedule | None = None,
 ) -> ResidualTable:
-    """Table of R for rows that are sorted so that equal (statistics but T, recency) are together."""
+    """Table of R for rows that are sorted so that equal (statistics but T, recency) are together.
+
+    ``plan``: nodes and weights in the place of the flows' own.
+    """
     names, phases = family.state, family.phases
     depends = [name for name in family.rate_depends_on if not (phases and name == "recency")]
     t = names.index("T")
@@ -213,7 +225,7 @@ def tabulate(
     for low, high, node, weights in plans:
         first[low:high], count[low:high] = node, weights.shape[1]
         table[low:high, : weights.shape[1]] = weights
-    values = _integrate(family, draws, np.concatenate(nodes), flows, phases)
+    values = _integrate(family, draws, np.concatenate(nodes), flows, phases, plan)
     mixture = partial(_phase_weights, phases, draws, stats) if phases else None
     return ResidualTable(tuple(flows), values, first, count, table, mixture)
 
