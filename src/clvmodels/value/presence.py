@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from clvmodels.models.family import PurchaseFamily
-from clvmodels.numerics.discounting import _NODES, Flow, Schedule, schedule
+from clvmodels.numerics.discounting import Flow, Schedule, schedule
 from clvmodels.value.residual import FINENESS, ResidualTable, make_schedule, tabulate, time_scale
 
 
@@ -76,23 +76,26 @@ def _by_parts(
     """
     plan = make_schedule(family, draws, stats, flows)
     scale = time_scale(family, draws, stats[:, family.state.index("T")])
-    for shrink, refine in FINENESS:
-        if len(schedule(flows, scale / shrink, refine=refine).nodes) == len(plan.nodes):
-            scale /= shrink
-            break
-    return replace(plan, weights=plan.weights @ _until(plan.nodes, scale))
+    shrink, panels = next(
+        found for found in FINENESS if np.array_equal(_nodes(flows, scale, *found), plan.nodes)
+    )
+    return replace(plan, weights=plan.weights @ _until(plan.nodes, scale / shrink, panels))
 
 
-def _until(nodes: np.ndarray, scale: float) -> np.ndarray:
+def _nodes(flows: Sequence[Flow], scale: float, shrink: int, refine: int) -> np.ndarray:
+    return schedule(flows, scale / shrink, refine=refine).nodes
+
+
+def _until(nodes: np.ndarray, scale: float, panels: int) -> np.ndarray:
     """Weights of the integral up to every node, shape (node, node): in log(1 + s/scale), panel by panel."""
-    legendre = np.polynomial.legendre
-    points, weights = legendre.leggauss(_NODES)
-    integrals = [legendre.legval(points, legendre.legint(c, lbnd=-1)) for c in np.eye(_NODES)]
-    part = np.linalg.solve(legendre.legvander(points, _NODES - 1).T, integrals).T
-    u = np.log1p(nodes / scale).reshape(-1, _NODES)
+    legendre, each = np.polynomial.legendre, len(nodes) // panels
+    points, weights = legendre.leggauss(each)
+    integrals = [legendre.legval(points, legendre.legint(c, lbnd=-1)) for c in np.eye(each)]
+    part = np.linalg.solve(legendre.legvander(points, each - 1).T, integrals).T
+    u = np.log1p(nodes / scale).reshape(panels, each)
     half = (u[:, -1] - u[:, 0]) / (points[-1] - points[0])
-    stretch = np.repeat(half, _NODES) * (nodes + scale)
-    panel, within = np.divmod(np.arange(len(nodes)), _NODES)
+    stretch = np.repeat(half, each) * (nodes + scale)
+    panel, within = np.divmod(np.arange(len(nodes)), each)
     before = panel[:, None] > panel
     same = panel[:, None] == panel
     return stretch * (before * weights[within] + same * part[within][:, within])
