@@ -574,7 +574,8 @@ def cost_rate(text: str | None, time_unit: str, units_per_year: float, currency:
     named = match[1] or match[3]
     if named and named != currency:
         raise InputError(
-            f"{key} is {text!r}, but the money of the data is {currency}: convert the cost, or set data.currency."
+            f"{key} is {text!r}, but the money of the data is {currency}: convert the cost, or set "
+            "data.currency."
         )
     return float(match[2]) / duration(f"1 {match[4]}", time_unit, units_per_year)
 

@@ -84,7 +84,7 @@ class Tile:
 
 
 @dataclass(frozen=True)
-class _Kinds:
+class Kinds:
     """Customers folded to those that are worth the same, in order of group, row and spend.
 
     Attributes
@@ -107,7 +107,7 @@ class _Kinds:
     statistics: np.ndarray
 
     @classmethod
-    def of(cls, family: PurchaseFamily, rows: Rows, spend: np.ndarray, margin: np.ndarray) -> _Kinds:
+    def of(cls, family: PurchaseFamily, rows: Rows, spend: np.ndarray, margin: np.ndarray) -> Kinds:
         statistics, group = residual_groups(family, rows.stats)
         keys = (np.arange(len(margin)), margin, *spend.T[::-1], rows.index, group[rows.index])
         order = np.lexsort(keys)
@@ -187,6 +187,12 @@ class Valuation:
         edges = np.array(self.assumptions.band_years) * self.assumptions.units_per_year
         return np.minimum(edges, self.assumptions.horizon)
 
+    @property
+    def may_lose(self) -> bool:
+        """Whether a customer may be worth less than nothing."""
+        a = self.assumptions
+        return a.cost_alive > 0 or a.cost_addressed > 0 or bool((a.margin < 0).any())
+
     def presence(self, stats: np.ndarray, flows: Sequence[Flow]) -> PresenceTable | None:
         """Discounted time alive of sorted rows, where that costs something."""
         if not self.assumptions.cost_alive:
@@ -224,7 +230,7 @@ class Valuation:
         flow = self.flow
         banded = [replace(flow, start=low, horizon=high) for low, high in windows]
         flows = [flow, *self.horizons, *banded]
-        kinds = _Kinds.of(self.purchases, self.rows, self.spend_stats, self.assumptions.margin)
+        kinds = Kinds.of(self.purchases, self.rows, self.spend_stats, self.assumptions.margin)
         table = tabulate(self.purchases, self.draws, kinds.statistics, flows)
         kept = self.presence(kinds.statistics, [flow, *banded])
         contact = self.contact([flow, *banded])
