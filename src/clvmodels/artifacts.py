@@ -392,6 +392,14 @@ class Assumptions:
         Length of a discounting period in time units; not used when continuous.
     horizons
         Label → duration in time units, for expected orders and revenue (undiscounted).
+    cost_alive
+        Cost of keeping a customer, currency per time unit (on a discrete clock: per opportunity), paid
+        while the customer is there.
+    cost_addressed, cost_window
+        Cost of addressing a customer, currency per time unit, paid for ``cost_window`` time units whether
+        the customer is there or not.
+    cost_source
+        The two in words; empty without cost.
     """
 
     margin: np.ndarray
@@ -402,6 +410,10 @@ class Assumptions:
     timing: Literal["continuous", "begin", "mid", "end"] = "continuous"
     period: float = 1.0
     horizons: Mapping[str, float] = field(default_factory=dict)
+    cost_alive: float = 0.0
+    cost_addressed: float = 0.0
+    cost_window: float = 0.0
+    cost_source: str = ""
     band_years: tuple[float, ...] = (0.0, 1.0, 3.0, 5.0, 10.0, np.inf)
 
     @property

@@ -19,7 +19,7 @@ from numba import float64, types, void
 
 from clvmodels.models import _beta_geometric as beta_geometric
 from clvmodels.models.family import Parameter, Statistic, compiled
-from clvmodels.numerics.renewal import mixed_renewal_rates, renewal_rate, renewal_value
+from clvmodels.numerics.renewal import mixed_renewal_rates, renewal_presence, renewal_rate, renewal_value
 from clvmodels.numerics.special import beta_power_mean, logistic_of_difference
 
 MOST = 8
@@ -119,6 +119,17 @@ def rate(theta, stats, n, s):
     return total
 
 
+@numba.njit(void(_vector, float64, float64, float64, float64, _vector), cache=True)
+def phase_leaving(theta, x, T, n, s, out):
+    """E[p rate(s) | alive, phase j] into ``out[j]``: p times a beta's density is that of a + 1."""
+    a, b = theta[3], theta[4]
+    raised = theta.copy()
+    raised[3] = a + 1.0
+    phase_rates(raised, x, T, n, s, out)
+    for j in range(int(theta[0])):
+        out[j] *= a / (a + b + n)
+
+
 LATENTS = ("alive", "intensity", "decay", "p", "phase", "k")
 
 
@@ -161,6 +172,13 @@ def latent_value(latents, code):
     """The same, discounted and summed."""
     k = latents[5]
     return renewal_value(k, latents[4], latents[1] * k, latents[3], code)
+
+
+@compiled.latent_presence
+def latent_presence(latents, code):
+    """Time alive, discounted: given λ and p a purchase that is the last comes at p times the rate."""
+    k = latents[5]
+    return renewal_presence(k, latents[4], latents[1] * k, latents[3], code)
 
 
 @compiled.gap

@@ -66,6 +66,12 @@ def rate(theta, stats, s):
     return math.exp(log_lost(theta, stats[1]) - log_lost(theta, stats[1] + s))
 
 
+@compiled.survival
+def alive_at(theta, stats, s):
+    """A living contract is one that is renewed."""
+    return rate(theta, stats, s)
+
+
 @compiled.total
 def total(theta, stats):
     """Sum of S(T+s)/S(T) over s = 1, 2, ..., finite for cγ > 1.
@@ -240,6 +246,7 @@ FAMILY = PurchaseFamily(
     state=("frequency", "T"),
     p_alive=p_alive,
     rate=rate,
+    survival=alive_at,
     rate_depends_on=("T",),
     converges=lambda draws: bool((draws[:, 0] * draws[:, 2] > 1).all()),
     total=total,
@@ -247,6 +254,7 @@ FAMILY = PurchaseFamily(
     latent=latent,
     latent_rate=latent_rate,
     latent_value=latent_value,
+    latent_presence=latent_value,
     gap=gap,
     simulate=simulate,
     references=(

@@ -103,6 +103,12 @@ def rate(theta, stats, s):
     return (alpha + x) / (alpha + beta + T) * survival(gamma, delta + T, s)
 
 
+@compiled.survival
+def alive_at(theta, stats, s):
+    """B(γ, δ+T+s)/B(γ, δ+T): survives the dropouts before s more opportunities."""
+    return survival(theta[2], theta[3] + stats[2], s)
+
+
 @compiled.total
 def total(theta, stats):
     """E[p | x, T] E[(1-θ)/θ | alive at T], finite for γ > 1."""
@@ -257,6 +263,7 @@ FAMILY = PurchaseFamily(
     objection=objection,
     p_alive=p_alive,
     rate=rate,
+    survival=alive_at,
     converges=lambda draws: bool((draws[:, 2] > 1).all()),
     total=total,
     latents=("alive", "intensity", "decay"),

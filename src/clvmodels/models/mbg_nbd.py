@@ -50,6 +50,14 @@ def rate(theta, stats, s):
     return R / A * beta_power_mean(R + 1.0, a, b + x + 1.0, s / A)
 
 
+@compiled.survival
+def survival(theta, stats, s):
+    """E[(1 + ps/A)^-R], R = r+x, A = α+T, p ~ Beta(a, b+x+1): leaves at rate λp given alive."""
+    r, alpha, a, b = theta[0], theta[1], theta[2], theta[3]
+    x, T = stats[0], stats[2]
+    return beta_power_mean(r + x, a, b + x + 1.0, s / (alpha + T))
+
+
 @compiled.total
 def total(theta, stats):
     """E[1/p | alive] = (a+b+x)/(a-1), finite for a > 1."""
@@ -79,6 +87,8 @@ FAMILY = PurchaseFamily(
     log_likelihood=log_likelihood,
     p_alive=p_alive,
     rate=rate,
+    survival=survival,
+    dropout="purchase",
     converges=lambda draws: bool((draws[:, 2] > 1).all()),
     total=total,
     latents=shared.LATENTS,

@@ -45,6 +45,12 @@ def rate(theta, stats, s):
     return (r + x) / (alpha + T)
 
 
+@compiled.survival
+def survival(theta, stats, s):
+    """Nobody leaves."""
+    return 1.0
+
+
 @compiled.total
 def total(theta, stats):
     """Purchases never end."""
@@ -109,6 +115,7 @@ FAMILY = PurchaseFamily(
     state=("frequency", "T"),
     p_alive=p_alive,
     rate=rate,
+    survival=survival,
     converges=lambda draws: False,
     total=total,
     latents=("alive", "intensity", "decay"),

@@ -103,6 +103,12 @@ def rate(theta, stats, s):
     return (r + x) / (alpha + T) * math.exp(-shape * math.log1p(s / (beta + T)))
 
 
+@compiled.survival
+def survival(theta, stats, s):
+    """E[e^(-μ s) | alive] = ((β+T)/(β+T+s))^shape."""
+    return math.exp(-theta[2] * math.log1p(s / (theta[3] + stats[2])))
+
+
 @compiled.total
 def total(theta, stats):
     """E[λ/μ | alive] = (r+x)/(α+T) (β+T)/(s-1), finite for s > 1."""
@@ -212,6 +218,7 @@ FAMILY = PurchaseFamily(
     log_likelihood=log_likelihood,
     p_alive=p_alive,
     rate=rate,
+    survival=survival,
     converges=lambda draws: bool((draws[:, 2] > 1).all()),
     total=total,
     latents=("alive", "intensity", "decay"),

@@ -204,9 +204,9 @@ def _terms(population, x, t):
     return first, left, scale + math.log(h) - mu[0] * t  # two calls may differ in their steps
 
 
-@numba.njit(types.UniTuple(_vector, 2)(_vector, _vector), cache=True)
+@numba.njit(types.UniTuple(_vector, 3)(_vector, _vector), cache=True)
 def _given_alive(theta, stats):
-    """Nodes of μ, and weights with E[λ f(μ) | x, alive at T] = Σ weight f(node)."""
+    """Nodes of μ, and weights with E[λ f(μ) | x, alive at T] = Σ weight f(node); then without λ."""
     x, T = stats[0], stats[2]
     population = _population(theta)
     nodes, weight, _, mode = _purchases(population, x, T)
@@ -232,9 +232,10 @@ def _given_alive(theta, stats):
     for j in range(len(mu)):
         mu[j] = _exp(log_mu[j])
         survives = math.exp(-(mu[j] - mu[0]) * T)
-        whole += chance[j] * survives
+        chance[j] *= survives
+        whole += chance[j]
         bought[j] *= survives
-    return mu, bought / whole
+    return mu, bought / whole, chance / whole
 
 
 @compiled.p_alive
@@ -253,7 +254,7 @@ def p_alive(theta, stats):
 @compiled.rates
 def rates(theta, stats, times, out):
     """E[λ e^(-μ s) | alive] at many s."""
-    mu, weight = _given_alive(theta, stats)
+    mu, weight, _ = _given_alive(theta, stats)
     for k in range(len(times)):
         value = 0.0
         for j in range(len(mu)):
@@ -269,10 +270,29 @@ def rate(theta, stats, s):
     return out[0]
 
 
+@compiled.survivals
+def survivals(theta, stats, times, out):
+    """E[e^(-μ s) | alive] at many s."""
+    mu, _, chance = _given_alive(theta, stats)
+    for k in range(len(times)):
+        value = 0.0
+        for j in range(len(mu)):
+            value += chance[j] * math.exp(-mu[j] * times[k])
+        out[k] = value
+
+
+@compiled.survival
+def survival(theta, stats, s):
+    """E[e^(-μ s) | alive]."""
+    out = np.empty(1)
+    survivals(theta, stats, np.array([s]), out)
+    return out[0]
+
+
 @compiled.total
 def total(theta, stats):
     """E[λ/μ | alive], finite for every θ."""
-    mu, weight = _given_alive(theta, stats)
+    mu, weight, _ = _given_alive(theta, stats)
     return (weight / mu).sum()
 
 
@@ -454,6 +474,8 @@ FAMILY = PurchaseFamily(
     log_likelihood=log_likelihood,
     p_alive=p_alive,
     rate=rate,
+    survival=survival,
+    survivals=survivals,
     rates=rates,
     converges=lambda draws: True,
     total=total,

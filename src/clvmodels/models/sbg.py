@@ -39,6 +39,12 @@ def rate(theta, stats, s):
     return survival(alpha, beta + stats[1], s)
 
 
+@compiled.survival
+def alive_at(theta, stats, s):
+    """A living contract is one that is renewed."""
+    return rate(theta, stats, s)
+
+
 @compiled.total
 def total(theta, stats):
     """E[(1-θ)/θ | alive] = (β+T)/(α-1), finite for α > 1."""
@@ -119,6 +125,7 @@ FAMILY = PurchaseFamily(
     state=("frequency", "T"),
     p_alive=p_alive,
     rate=rate,
+    survival=alive_at,
     rate_depends_on=("T",),
     converges=lambda draws: bool((draws[:, 0] > 1).all()),
     total=total,

@@ -242,11 +242,18 @@ def exponential_value(latents, code):
     return latents[1] * decaying(latents[2], code)
 
 
+@numba.njit(float64(_vector, _vector), cache=True)
+def exponential_presence(latents, code):
+    """Time alive of a customer of such a family, discounted and summed."""
+    return decaying(latents[2], code)
+
+
 @numba.njit(
     void(
         _LATENT,
         _LATENT,
         _LATENT_RATE,
+        _OF_STATS,
         _OF_STATS,
         types.boolean,
         _matrix,
@@ -254,6 +261,7 @@ def exponential_value(latents, code):
         _matrix,
         _matrix,
         _vector,
+        float64,
         _matrix,
         _vector,
         _matrix,
@@ -272,12 +280,14 @@ def latent_values(
     spend_latent,
     latent_rate,
     latent_value,
+    latent_presence,
     closed,
     draws,
     spend_draws,
     stats,
     spend_stats,
     margin,
+    cost,
     codes,
     nodes,
     weights,
@@ -292,6 +302,7 @@ def latent_values(
 
     The purchases of a flow are ``latent_value`` where it is a closed form (``closed``), otherwise
     ``latent_rate`` summed at the nodes. Flow 0 is the valuation, flows 1.. are the horizons.
+    ``cost`` is paid per unit of time while the customer is there.
     Writes ``value[customer, draw]`` and adds to ``alive[draw]``, ``orders[flow, draw]``,
     ``revenue[flow, draw]``.
     """
@@ -322,6 +333,9 @@ def latent_values(
                         purchases += weights[k, j] * latent_rate(latents, nodes[j])
                 if k == 0:
                     value[i, d] = margin[i] * spends[0] * purchases
+                    if cost != 0.0:
+                        _take(codes, 0, code)
+                        value[i, d] -= cost * latent_presence(latents, code)
                 else:
                     orders[k - 1, d] += purchases
                     revenue[k - 1, d] += spends[0] * purchases
@@ -337,6 +351,8 @@ def latent_values(
         _matrix,
         _matrix,
         _matrix,
+        _vector,
+        float64,
         _vector,
         _vector,
         _vector,
@@ -361,6 +377,8 @@ def predictive_values(
     stats,
     spend_stats,
     margin,
+    cost,
+    whole,
     discounting,
     rest,
     edges,
@@ -375,7 +393,9 @@ def predictive_values(
 
     ``discounting`` is (periodic, step, offset, delta, cut): purchases up to ``cut`` are drawn and
     valued. For a customer who is still there at ``cut``, what follows is added in expectation;
-    ``rest`` is the flow's code from ``cut`` on, with a horizon of 0 where nothing follows.
+    ``rest`` is the flow's code from ``cut`` on, with a horizon of 0 where nothing follows. ``cost`` is
+    paid per unit of time (on a discrete clock: at every opportunity) until the customer leaves;
+    ``whole`` is the flow's own code.
     Purchases in (edges[k], edges[k+1]] add to ``orders[k, draw]`` and ``revenue[k, draw]``.
     """
     periodic, step, offset = discounting[0], discounting[1], discounting[2]
@@ -383,6 +403,7 @@ def predictive_values(
     last = max(cut, edges[-1]) if len(edges) else cut
     later = math.exp(-delta * cut) if rest[3] > 0.0 else 0.0
     latents, spends = np.empty(width), np.empty(width)
+    there = whole.copy()
     theta, state = np.empty(draws.shape[1]), np.empty(stats.shape[1])
     spend_theta, spend_state = np.empty(spend_draws.shape[1]), np.empty(spend_stats.shape[1])
     for i in range(stats.shape[0]):
@@ -423,6 +444,15 @@ def predictive_values(
             if stays and later > 0.0:
                 total += spends[0] * latents[1] * later * decaying(latents[2], rest)
             value[i, d] = margin[i] * total
+            if cost != 0.0:
+                until = s
+                if wait < 0.0:
+                    until = s - wait - whole[1]  # an opportunity at which one leaves is not attended
+                there[3] = cut if stays else min(until, cut)
+                kept = decaying(0.0, there)
+                if stays and later > 0.0:
+                    kept += later * decaying(latents[2], rest)
+                value[i, d] -= cost * kept
 
 
 @numba.njit(void(_matrix, _index2, _vector, int64, _matrix, _matrix), cache=True, nogil=True)

@@ -406,7 +406,10 @@ def valued(
     from clvmodels.report import tables
     from clvmodels.value import Valuation
 
-    result = equity.build(Valuation(data, draws, assumptions, config.seed), progress)
+    valuation = Valuation(data, draws, assumptions, config.seed)
+    if progress:
+        progress("value, changed assumptions", None)
+    result = equity.build(valuation, progress, equity.survey(valuation))
     gate = fitting.gate(draws, result.total(result.levels[0]))
     pass_gate(gate, config, folder, draws, data)
     clock.lap("value")

@@ -26,7 +26,7 @@ from clvmodels.value.threads import ordered
 
 _INTERPOLATION = 1e-12
 _ACCURACY = 1e-10
-_FINENESS = ((1, 1), (8, 1), (64, 1), (64, 2), (512, 2))  # (shrink of the time scale, refine)
+FINENESS = ((1, 1), (8, 1), (64, 1), (64, 2), (512, 2))  # (shrink of the time scale, refine)
 _CHUNK = 32
 _SMALLEST = (4.0, 8.0, 16.0, 32.0)  # frequencies from which interpolation in frequency may begin
 
@@ -140,7 +140,7 @@ def make_schedule(
     """The schedule of flows for these draws and rows; refuses a sum that diverges.
 
     Rates that fall faster than :func:`time_scale` says (a large shape) need finer nodes: the
-    first of ``_FINENESS`` is taken that agrees with the next one at the extreme draws and rows.
+    first of ``FINENESS`` is taken that agrees with the next one at the extreme draws and rows.
     Of a flow that is undiscounted forever it holds the part before its start.
     """
     if any(flow.undiscounted_forever for flow in flows) and not family.converges(draws):
@@ -161,8 +161,8 @@ def make_schedule(
         _weigh(family, few_draws, few_stats, plan.nodes, plan.weights, value)
         return plan, value
 
-    plan, value = at(*_FINENESS[0])
-    for fineness in _FINENESS[1:]:
+    plan, value = at(*FINENESS[0])
+    for fineness in FINENESS[1:]:
         finer, better = at(*fineness)
         size = np.abs(better) + 1e-6 * np.abs(better).max(axis=1, keepdims=True)
         if (np.abs(value - better) <= _ACCURACY * size).all():
@@ -239,9 +239,16 @@ def _integrate(
 
 
 def tabulate(
-    family: PurchaseFamily, draws: np.ndarray, stats: np.ndarray, flows: Sequence[Flow]
+    family: PurchaseFamily,
+    draws: np.ndarray,
+    stats: np.ndarray,
+    flows: Sequence[Flow],
+    plan: Schedule | None = None,
 ) -> ResidualTable:
-    """Table of R for rows that are sorted so that equal (statistics but T, recency) are together."""
+    """Table of R for rows that are sorted so that equal (statistics but T, recency) are together.
+
+    ``plan``: nodes and weights in the place of the flows' own.
+    """
     others = _others(family)
     key = stats[:, [family.state.index(name) for name in others]]
     starts = np.flatnonzero(np.r_[True, (key[1:] != key[:-1]).any(axis=1)]) if others else np.array([0])
@@ -249,7 +256,7 @@ def tabulate(
     curve = np.repeat(np.arange(len(parts)), [part.stop - part.start for part in parts])
     T = stats[:, family.state.index("T")]
     floor = time_scale(family, draws, T) - T.min()
-    plan = make_schedule(family, draws, stats, flows)
+    plan = plan or make_schedule(family, draws, stats, flows)
     in_time = [_interpolation(T[part], floor, family.clock == "discrete") for part in parts]
     across = _across(family, draws, stats, plan, parts, in_time, floor) if others == ["frequency"] else None
     nodes, weights, curves, at = [], [], [], 0

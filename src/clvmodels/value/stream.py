@@ -15,10 +15,12 @@ from typing import Any
 import numpy as np
 
 from clvmodels.artifacts import Assumptions, Posterior, Rows, Summary
+from clvmodels.errors import InputError
 from clvmodels.models import registry
 from clvmodels.models.family import PurchaseFamily, SpendFamily
 from clvmodels.numerics import loops
 from clvmodels.numerics.discounting import Flow
+from clvmodels.value.presence import PresenceTable, span, tabulate_presence
 from clvmodels.value.residual import groups as residual_groups
 from clvmodels.value.residual import make_schedule, residual, tabulate
 from clvmodels.value.threads import ordered
@@ -82,7 +84,7 @@ class Tile:
 
 
 @dataclass(frozen=True)
-class _Kinds:
+class Kinds:
     """Customers folded to those that are worth the same, in order of group, row and spend.
 
     Attributes
@@ -105,7 +107,7 @@ class _Kinds:
     statistics: np.ndarray
 
     @classmethod
-    def of(cls, family: PurchaseFamily, rows: Rows, spend: np.ndarray, margin: np.ndarray) -> _Kinds:
+    def of(cls, family: PurchaseFamily, rows: Rows, spend: np.ndarray, margin: np.ndarray) -> Kinds:
         statistics, group = residual_groups(family, rows.stats)
         keys = (np.arange(len(margin)), margin, *spend.T[::-1], rows.index, group[rows.index])
         order = np.lexsort(keys)
@@ -167,6 +169,11 @@ class Valuation:
         self.order = np.lexsort((np.arange(len(summary)), self.rows.index))
         self.spend_stats = spend_statistics(self.spend, summary)
         self.flow = valuation_flow(assumptions)
+        if assumptions.cost_alive and self.flow.undiscounted_forever:
+            raise InputError(
+                "value.cost.while_alive is paid for ever: set a positive value.annual_discount_rate or a "
+                "finite value.horizon."
+            )
         self.horizons = [Flow(delta=0.0, horizon=h) for h in assumptions.horizons.values()]
         make_schedule(self.purchases, self.draws, self.rows.stats, [self.flow])
 
@@ -180,11 +187,31 @@ class Valuation:
         edges = np.array(self.assumptions.band_years) * self.assumptions.units_per_year
         return np.minimum(edges, self.assumptions.horizon)
 
+    @property
+    def may_lose(self) -> bool:
+        """Whether a customer may be worth less than nothing."""
+        a = self.assumptions
+        return a.cost_alive > 0 or a.cost_addressed > 0 or bool((a.margin < 0).any())
+
+    def presence(self, stats: np.ndarray, flows: Sequence[Flow]) -> PresenceTable | None:
+        """Discounted time alive of sorted rows, where that costs something."""
+        if not self.assumptions.cost_alive:
+            return None
+        return tabulate_presence(self.purchases, self.draws, stats, flows)
+
+    def contact(self, flows: Sequence[Flow]) -> np.ndarray:
+        """Cost of addressing a customer for the contact window, alive or not, shape (flow,)."""
+        cost, end = self.assumptions.cost_addressed, self.assumptions.cost_window
+        if not cost:
+            return np.zeros(len(flows))
+        cut = [replace(f, start=min(f.start, end), horizon=min(f.horizon, end)) for f in flows]
+        return cost * span(cut, self.purchases.clock == "discrete")
+
     def _tiles(self) -> list[np.ndarray]:
         return [self.order[low : low + TILE] for low in range(0, len(self.order), TILE)]
 
     def expected(self, *, details: bool = True, then: Then = _itself) -> Iterator[Any]:
-        """Level expected: ``margin · E[spend] · P(alive) · R`` for every draw.
+        """Level expected: ``margin · E[spend] · P(alive) · R``, less the cost of keeping, for every draw.
 
         The extra window of ``bands`` at the end is what lies beyond the length of the
         observed window.
@@ -201,13 +228,12 @@ class Valuation:
         seen = float(self._T.max())
         windows.append((min(seen, self.assumptions.horizon), self.assumptions.horizon))
         flow = self.flow
-        flows = [flow, *self.horizons]
-        flows += [
-            Flow(delta=flow.delta, start=low, horizon=high, timing=flow.timing, period=flow.period)
-            for low, high in windows
-        ]
-        kinds = _Kinds.of(self.purchases, self.rows, self.spend_stats, self.assumptions.margin)
+        banded = [replace(flow, start=low, horizon=high) for low, high in windows]
+        flows = [flow, *self.horizons, *banded]
+        kinds = Kinds.of(self.purchases, self.rows, self.spend_stats, self.assumptions.margin)
         table = tabulate(self.purchases, self.draws, kinds.statistics, flows)
+        kept = self.presence(kinds.statistics, [flow, *banded])
+        contact = self.contact([flow, *banded])
         draws, horizons = len(self.draws), len(self.horizons)
 
         def work(low: int) -> Any:
@@ -239,6 +265,12 @@ class Valuation:
                 bands,
                 mean,
             )
+            if kept is not None:
+                cost = self.assumptions.cost_alive * alive[:, None] * kept.at(groups)[row_group]
+                value -= cost[row, 0]
+                bands -= np.einsum("r,rkd->kd", np.bincount(row, members, len(rows)), cost[:, 1:])
+            value -= contact[0]
+            bands -= len(customers) * contact[1:, None]
             found = None
             if details:
                 found = {"p_alive": alive.mean(axis=1)[row], "expected_spend": spend.mean(axis=1)}
@@ -276,12 +308,14 @@ class Valuation:
                 self.spend.latent,
                 family.latent_rate or loops.exponential_rate,
                 family.latent_value or loops.exponential_value,
+                family.latent_presence or loops.exponential_presence,
                 closed,
                 self.draws,
                 self.spend_draws,
                 self.rows.stats[self.rows.index[customers]],
                 self.spend_stats[customers],
                 self.assumptions.margin[customers],
+                self.assumptions.cost_alive,
                 codes,
                 plan.nodes,
                 plan.weights,
@@ -292,6 +326,7 @@ class Valuation:
                 tile.orders.T,
                 tile.revenue.T,
             )
+            tile.distinct[:] -= self.contact([self.flow])
             return then(tile)
 
         return ordered(work, enumerate(self._tiles()), self.threads)
@@ -303,6 +338,7 @@ class Valuation:
 
         def cumulated(tile: Tile) -> Any:
             orders, revenue = (bins.cumsum(axis=1)[:, order] for bins in (tile.orders, tile.revenue))
+            tile.distinct[:] -= self.contact([self.flow])
             return then(replace(tile, orders=orders, revenue=revenue))
 
         return self._simulate("predictive", self.flow, edges, cumulated)
@@ -349,6 +385,8 @@ class Valuation:
                 self.rows.stats[self.rows.index[customers]],
                 self.spend_stats[customers],
                 self.assumptions.margin[customers],
+                self.assumptions.cost_alive if horizon > 0 else 0.0,
+                code,
                 discounting,
                 rest,
                 edges,
