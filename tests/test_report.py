@@ -137,9 +137,8 @@ class Artefacts:
                 "report": {"title": HOSTILE},
             }
         )
-        self.equity = equity.build(
-            value.Valuation(self.summary, self.posterior, self.assumptions, self.config.seed)
-        )
+        valuation = value.Valuation(self.summary, self.posterior, self.assumptions, self.config.seed)
+        self.equity = equity.build(valuation, survey=equity.survey(valuation))
         gate = Check(
             name="purchases: k-hat", passed=converged, sentence="k-hat is fine.", value=-0.2, threshold=0.7
         )
