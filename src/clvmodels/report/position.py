@@ -345,6 +345,7 @@ def _draw_sensitivity(table: Mapping[str, Any], style: Any) -> Any:
     left.axvline(0, color=style.GREY, lw=0.8)
     left.set_yticks(range(len(ordered)), [row["label"].partition(" instead")[0] for row in ordered])
     left.set_ylim(len(ordered) - 0.4, -0.6)
+    left.set_ylabel("What changes")
     left.tick_params("y", length=0)
     left.set_xlabel(f"Change of equity ({table['currency']})")
     style._thousands(left.xaxis)
