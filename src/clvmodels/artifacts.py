@@ -464,6 +464,13 @@ class Equity:
                                                                share of customers (5, 50, 95 %)
     ``segment:<column>``            level, draw, by:<column>   currency
     ``customers:<column>``          by:<column>                customers
+    ``partition:<name>``            level, draw, in:<name>     currency: cohort, decile, p_alive
+    ``members:<name>``              in:<name>                  customers
+    ``losing_customers``,           level, draw                customers, currency: those worth less
+    ``losing_value``                                           than nothing, where that may be
+    ``unchanged``, ``potential``,   picked                     currency, of the survey's draws, see
+    ``by_purchases``, ``by_spend``                             :class:`clvmodels.equity.Survey`
+    ``changed``, ``lost``           change/until, picked       currency
     ==============================  =========================  ===============================
 
     ``customers`` is a pyarrow Table, one row per customer: the summary columns, ``p_alive``,

@@ -6,6 +6,8 @@ summed inside every draw, so that a tenth that was chosen for its expected value
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 
 from clvmodels.artifacts import Segment, Summary
@@ -37,10 +39,12 @@ def partitions(summary: Summary, survey: Survey) -> dict[str, Segment]:
 def cohorts(first_day: np.ndarray) -> Segment:
     """Month, quarter or year of the first purchase."""
     month = first_day.astype("datetime64[M]").astype(int)
-    for form, length in _FORMATS:
-        codes, index = np.unique(month // length, return_inverse=True)
-        if len(codes) <= COHORTS:
-            break
+    form, length = next(
+        (form, length)
+        for form, length in _FORMATS
+        if len(np.unique(month // length)) <= COHORTS or length == _FORMATS[-1][1]
+    )
+    codes, index = np.unique(month // length, return_inverse=True)
     each = 12 // length
     labels = tuple(form.format(1970 + code // each, code % each + 1) for code in codes)
     return Segment(codes=index, labels=labels)
@@ -60,6 +64,6 @@ def chances(p_alive: np.ndarray) -> Segment:
     """Classes of P(alive), the least likely first."""
     ends = [f"{100 * p:g} %" for p in CHANCES]
     labels = [f"below {ends[0]}"]
-    labels += [f"{low} to {high}" for low, high in zip(ends[:-1], ends[1:], strict=True)]
+    labels += [f"{low} to {high}" for low, high in itertools.pairwise(ends)]
     labels.append(f"{ends[-1]} and more")
     return Segment(codes=np.searchsorted(CHANCES, p_alive, side="right"), labels=tuple(labels))

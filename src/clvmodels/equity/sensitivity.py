@@ -1,6 +1,7 @@
 """What equity depends on: changed assumptions, better customers, and the sources of its variance.
 
-One pass over the customers with some of the draws, spread evenly over all. A discount rate and a
+One pass over the customers with some of the draws, spread evenly over all by what a few customers are
+worth. A discount rate and a
 horizon are weights on the same evaluations of the rate; so is a change of the customers themselves
 from the valuation date on, histories and who is alive unchanged. Where a customer's latent rate is
 ``λ e^(-κ s)``, dropout 1 % lower makes it ``λ e^(-0.99 κ s)``, whose discounted sum R at δ up to H is
@@ -22,7 +23,7 @@ import numpy as np
 
 from clvmodels.numerics import loops
 from clvmodels.numerics.discounting import Flow
-from clvmodels.value import Valuation
+from clvmodels.value import Valuation, expected_spend, p_alive, residual
 from clvmodels.value.residual import make_schedule, tabulate
 from clvmodels.value.stream import TILE, Kinds
 from clvmodels.value.threads import ordered
@@ -37,6 +38,7 @@ BETTER = 0.01
 """Relative improvement of retention, purchase rate and spend."""
 YEARS = (3.0, 5.0, 10.0, np.inf)
 """Horizons."""
+_FEW = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +100,7 @@ def survey(valuation: Valuation, draws: int = DRAWS) -> Survey:
     draws
         At most so many draws are used.
     """
-    picks = np.unique(np.linspace(0, len(valuation.draws) - 1, draws).round().astype(int))
+    picks = _spread(valuation, draws)
     thin = copy.copy(valuation)
     thin.draws = np.ascontiguousarray(valuation.draws[picks])
     thin.spend_draws = np.ascontiguousarray(valuation.spend_draws[picks])
@@ -147,7 +149,9 @@ def survey(valuation: Valuation, draws: int = DRAWS) -> Survey:
             "gained": gained,
             "spent": spent,
             "gross": ((times @ spend) * ahead).sum(axis=0),
-            "potential": (possible[:, None] * (earned * whole[:, 0] - count[:, None] * paid[:, 0])).sum(axis=0),
+            "potential": (possible[:, None] * (earned * whole[:, 0] - count[:, None] * paid[:, 0])).sum(
+                axis=0
+            ),
             "purchases": (earned.mean(axis=1)[:, None] * ahead - count[:, None] * due).sum(axis=0),
             "spend": (earned * ahead.mean(axis=1)[:, None]).sum(axis=0) - (count * due.mean(axis=1)).sum(),
             "p_alive": chance.mean(axis=1),
@@ -188,6 +192,20 @@ def survey(valuation: Valuation, draws: int = DRAWS) -> Survey:
         by_spend=total["spend"] - fixed[0],
         **by_customer,
     )
+
+
+def _spread(valuation: Valuation, count: int) -> np.ndarray:
+    """Draws spread evenly over all in the order of what a few customers are worth, ascending."""
+    if len(valuation.draws) <= count:
+        return np.arange(len(valuation.draws))
+    few = valuation.order[np.linspace(0, len(valuation.order) - 1, _FEW).astype(int)]
+    stats = valuation.rows.stats[valuation.rows.index[few]]
+    left = residual(valuation.purchases, valuation.draws, stats, [valuation.flow])[:, 0]
+    alive = p_alive(valuation.purchases, valuation.draws, stats)
+    spend = expected_spend(valuation.spend, valuation.spend_draws, valuation.spend_stats[few])
+    order = np.argsort((spend * alive * left.T).sum(axis=1), kind="stable")
+    middle = (np.arange(count) + 0.5) * len(order) / count
+    return np.sort(order[middle.astype(int)])
 
 
 def _wanted(valuation: Valuation) -> dict[str, _Wanted]:
@@ -237,6 +255,7 @@ def _slower(valuation: Valuation, stats: np.ndarray) -> tuple | None:
         return None
     plan = make_schedule(family, draws, stats, [valuation.flow])
     plan = replace(plan, nodes=plan.nodes * (1 - BETTER))
-    there = replace(family, rate=family.survival)
-    kept = tabulate(there, draws, stats, [valuation.flow], plan) if valuation.assumptions.cost_alive else None
+    kept = None
+    if valuation.assumptions.cost_alive and family.survival is not None:
+        kept = tabulate(replace(family, rate=family.survival), draws, stats, [valuation.flow], plan)
     return tabulate(family, draws, stats, [valuation.flow], plan), kept

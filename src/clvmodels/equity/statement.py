@@ -160,7 +160,11 @@ def _surveyed(survey: Survey, currency: str) -> Any:
     unit = {"unit": currency}
     stacked = {
         "changed": (("change", "picked"), np.array(list(survey.changed.values())), unit),
-        "lost": (("until", "picked"), np.array(list(survey.lost.values())).reshape(-1, len(survey.picks)), unit),
+        "lost": (
+            ("until", "picked"),
+            np.array(list(survey.lost.values())).reshape(-1, len(survey.picks)),
+            unit,
+        ),
     }
     single = ("equity", "potential", "by_purchases", "by_spend")
     named = {"equity": "unchanged"}
@@ -263,7 +267,11 @@ def _dataset(valuation: Valuation, levels: dict[str, _Level]) -> Any:
         variables[many] = ((by,), counts, {"unit": "customers"})
         coords[by] = list(part.labels)
     if valuation.may_lose:
-        variables["losing_customers"] = (("level", "draw"), stack(lambda v: v.losing[0]), {"unit": "customers"})
+        variables["losing_customers"] = (
+            ("level", "draw"),
+            stack(lambda v: v.losing[0]),
+            {"unit": "customers"},
+        )
         variables["losing_value"] = (("level", "draw"), stack(lambda v: v.losing[1]), unit)
     attrs = {
         "currency": currency,

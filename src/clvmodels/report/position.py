@@ -11,7 +11,7 @@ import numpy as np
 from clvmodels.artifacts import Assumptions, Equity
 from clvmodels.equity.risk import TAIL, tail, variance_budget
 from clvmodels.equity.segments import CHANCES
-from clvmodels.equity.sensitivity import BETTER, MARGIN, POINTS
+from clvmodels.equity.sensitivity import BETTER, MARGIN, POINTS, YEARS
 
 WAKE_UP = 200
 """Customers in ``wake_up.csv``."""
@@ -31,7 +31,7 @@ _NAMES = {"cohort": "first purchase", "decile": "decile", "p_alive": "P(alive)"}
 def blocks(equity: Equity, assumptions: Assumptions) -> dict[str, Any]:
     """The keys ``partitions``, ``negative``, ``risk``, ``sensitivities``, ``variance`` and ``wake_up``.
 
-    All but ``negative`` are empty where equity was built without a survey; ``negative`` is empty where
+    All but ``negative`` are empty where equity was built without a survey; ``negative`` is None where
     no customer can be worth less than nothing.
     """
     surveyed = "changed" in equity.data
@@ -84,10 +84,10 @@ def _ratio(part: np.ndarray, total: np.ndarray) -> np.ndarray:
     return part / total if (total > 0).all() else np.full(len(total), np.nan)
 
 
-def _negative(equity: Equity) -> dict[str, Any]:
+def _negative(equity: Equity) -> dict[str, Any] | None:
     """Customers who are worth less than nothing, and their value, by level."""
     if "losing_value" not in equity.data:
-        return {}
+        return None
     units = {"customers": "customers", "value": equity.currency}
     return {
         what: {
@@ -105,14 +105,20 @@ def _risk(equity: Equity) -> dict[str, Any]:
     if "partition:p_alive" in data:
         for k, chance in enumerate(CHANCES, start=1):
             sums = {
-                level: data["partition:p_alive"].sel(level=level).transpose("draw", ...).values[:, :k].sum(axis=1)
+                level: data["partition:p_alive"]
+                .sel(level=level)
+                .transpose("draw", ...)
+                .values[:, :k]
+                .sum(axis=1)
                 for level in equity.levels
             }
             below.append({
                 "below": chance,
                 "customers": {"value": int(data["members:p_alive"].values[:k].sum()), "unit": "customers"},
                 "equity": {lv: _statistics(d, money, lv) for lv, d in sums.items()},
-                "share": {lv: _statistics(_ratio(d, equity.total(lv)), "share", lv) for lv, d in sums.items()},
+                "share": {
+                    lv: _statistics(_ratio(d, equity.total(lv)), "share", lv) for lv, d in sums.items()
+                },
             })  # fmt: skip
     last = equity.levels[-1]
     lost = {str(label): data["lost"].sel(until=label).values for label in data["until"].values}
@@ -171,7 +177,7 @@ def labels(assumptions: Assumptions) -> dict[str, str]:
         "rate": f"Purchase rate {100 * BETTER:g} % higher",
         "spend": f"Spend per purchase {100 * BETTER:g} % higher",
     }
-    for span in (3.0, 5.0, 10.0, math.inf):
+    for span in YEARS:
         if span != years:
             found[f"horizon_{span:g}"] = f"Horizon {span:g} years" if span < math.inf else "Horizon infinite"
     return found
@@ -239,7 +245,7 @@ def risk_rows(table: Mapping[str, Any]) -> Iterator[tuple[Any, ...]]:
         for label, entry in risk["attrition"].items():
             parts += [("attrition", label, entry["value"]), ("attrition share", label, entry["share"])]
         parts.append(("tail", "", risk["tail"]))
-    for what, by_level in table["negative"].items():
+    for what, by_level in (table["negative"] or {}).items():
         parts += [(f"negative {what}", "", block) for block in by_level.values()]
     for entry in table["sensitivities"]:
         parts += [(m, entry["name"], entry[m]) for m in ("equity", "change", "relative", "elasticity")]
@@ -249,8 +255,9 @@ def risk_rows(table: Mapping[str, Any]) -> Iterator[tuple[Any, ...]]:
     from clvmodels.report.tables import flat
 
     for metric, group, block in parts:
-        for name, value in flat(block or {}):
-            yield metric, group, block.get("level", ""), name, value, block["unit"]  # type: ignore[union-attr]
+        if block:
+            for name, value in flat(block):
+                yield metric, group, block.get("level", ""), name, value, block["unit"]
 
 
 WAKE_UP_COLUMNS = ("rank", "customer", "p_alive", "value", "in_doubt", "lapsed", "unit", "level")
@@ -275,18 +282,25 @@ def figures(table: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:
     from clvmodels.report import figures as style
 
     base = next(iter(table["levels"]))
+    many = table["equity"]["existing"][base]["sd"] is not None
+    lines = "; lines: 90 % intervals" if many else ""
     out: dict[str, tuple[Any, str]] = {}
     if table.get("partitions", {}).get("decile"):
         out["position"] = (
             style._styled(_draw_position)(table, style),
-            f"Level {base}; bars: mean, lines: 90 % intervals. Tenths by expected value, and customers by the "
-            "probability that they are still active.",
+            f"Level {base}{lines}. Tenths by expected value, and customers by the probability that they are "
+            "still active.",
         )
     if table.get("sensitivities"):
         out["sensitivity"] = (
             style._styled(_draw_sensitivity)(table, style),
-            f"Left: change of equity (level {base}), the other assumptions as they are; lines: 90 % intervals. "
-            "Right: sources of the variance of equity at level predictive; lines: two Monte Carlo errors.",
+            f"Change of equity (level {base}), all else as it is{lines}."
+            + (
+                " Right: where the variance of equity at level predictive comes from; lines: two Monte Carlo "
+                "errors."
+                if table["variance"]
+                else ""
+            ),
         )
     return out
 
@@ -324,13 +338,14 @@ def _draw_sensitivity(table: Mapping[str, Any], style: Any) -> Any:
     for j, row in enumerate(ordered):
         block = row["change"]
         up = block["mean"] >= 0
-        left.barh(j, block["mean"], height=0.62, color=style.PALE if up else style.FAINT, edgecolor=style.MODEL,
-                  lw=0.7, hatch=None if up else "////")  # fmt: skip
+        shade, hatch = (style.PALE, None) if up else (style.FAINT, "////")
+        left.barh(j, block["mean"], height=0.62, color=shade, edgecolor=style.MODEL, lw=0.7, hatch=hatch)
         if block["interval_90"]:
             left.plot(block["interval_90"], [j, j], color=style.INK, lw=1.1)
     left.axvline(0, color=style.GREY, lw=0.8)
     left.set_yticks(range(len(ordered)), [row["label"].partition(" instead")[0] for row in ordered])
     left.set_ylim(len(ordered) - 0.4, -0.6)
+    left.set_ylabel("What changes")
     left.tick_params("y", length=0)
     left.set_xlabel(f"Change of equity ({table['currency']})")
     style._thousands(left.xaxis)

@@ -421,6 +421,7 @@ def sentences(table: Mapping[str, Any]) -> list[str]:
     worth = (
         f"On {when} the {{customers.total.value}} existing customers were worth "
         f"{{currency}}{SPACE}{{{at}.mean}} in discounted future contribution margin"
+        + (", less what it costs to keep them" if table["assumptions"].get("cost") else "")
     )
     if table["equity"]["existing"][base]["sd"] is None:
         worth += "; one parameter vector was used, so there is no statement of how sure that is."
@@ -449,7 +450,25 @@ def sentences(table: Mapping[str, Any]) -> list[str]:
         f"{{bands.0.share.mean}} of it falls in the first year, and {{beyond_window.mean}} lies further "
         f"ahead than the {table['beyond_window']['window']} the data span."
     )
-    return [worth, alive + ".", where]
+    return [worth, alive + ".", where + _at_risk(table, base)]
+
+
+def _at_risk(table: Mapping[str, Any], base: str) -> str:
+    """What the third sentence adds where equity was surveyed."""
+    if not table.get("risk") or not table["risk"]["by_p_alive"]:
+        return ""
+    even = next(k for k, entry in enumerate(table["risk"]["by_p_alive"]) if entry["below"] == 0.5)
+    text = (
+        f" Customers with less than an even chance of still being active hold "
+        f"{{risk.by_p_alive.{even}.share.{base}.mean}} of it"
+    )
+    names = [entry["name"] for entry in table["sensitivities"]]
+    if "discount_up" in names:
+        text += (
+            "; a discount rate two points higher would change it by "
+            f"{{sensitivities.{names.index('discount_up')}.relative.mean}}"
+        )
+    return text + "."
 
 
 def _ninety(block: Mapping[str, Any], key: str) -> str:
@@ -564,14 +583,16 @@ def _about_cost(table: Mapping[str, Any]) -> list[tuple[str, str]]:
         "Subtracted from value: {assumptions.cost}. Value may then be negative, and is shown as it is; "
         "concentration (Gini, Lorenz, top tenth) is that of the positive part of value"
     )
-    losing = table.get("negative", {}).get("customers")
+    losing = table.get("negative")
     if losing:
-        level = next(iter(losing))
+        level = next(iter(losing["customers"]))
         text += (
             f", without the {{negative.customers.{level}.mean}} customers below zero and the "
             f"{{negative.value.{level}.mean}} of theirs (level {level})"
         )
-    return [("Cost of keeping customers", text + ". Example histories and their values are before this cost.")]
+    return [
+        ("Cost of keeping customers", text + ". Example histories and their values are before this cost.")
+    ]
 
 
 def _about_intervals(table: Mapping[str, Any]) -> str:

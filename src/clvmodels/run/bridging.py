@@ -181,6 +181,11 @@ def bridge(
         assumptions = [
             resolve_assumptions(used, found) for used, found in zip((before, after), data, strict=True)
         ]
+        if any(found.cost_source for found in assumptions):
+            raise InputError(
+                "value.cost: a bridge has no line for the cost of keeping customers; "
+                "leave it out with --set value.cost=null."
+            )
         others: list[np.ndarray | None] = [None, None]
         if before.value.margin != after.value.margin:
             # A column of margins is read with the customers of its own date only.
