@@ -3,9 +3,11 @@
 from clvmodels.run.bridging import BridgeResult, bridge
 from clvmodels.run.comparing import Comparison, compare
 from clvmodels.run.job import EquityResult, Run, check, fit, from_pymc_marketing, load, report
+from clvmodels.run.simulating import Calibration, sbc
 
 __all__ = [
     "BridgeResult",
+    "Calibration",
     "Comparison",
     "EquityResult",
     "Run",
@@ -16,4 +18,5 @@ __all__ = [
     "from_pymc_marketing",
     "load",
     "report",
+    "sbc",
 ]
