@@ -1,14 +1,17 @@
 """The pipeline: what the commands and a notebook call."""
 
+from clvmodels.run.backtesting import BacktestResult, backtest
 from clvmodels.run.bridging import BridgeResult, bridge
 from clvmodels.run.comparing import Comparison, compare
 from clvmodels.run.job import EquityResult, Run, check, fit, from_pymc_marketing, load, report
 
 __all__ = [
+    "BacktestResult",
     "BridgeResult",
     "Comparison",
     "EquityResult",
     "Run",
+    "backtest",
     "bridge",
     "check",
     "compare",
