@@ -302,6 +302,23 @@ class ValueConfig(Section):
     """For expected orders and revenue."""
 
 
+class ValidationConfig(Section):
+    backtest: Path | None = None
+    """Folder of a backtest of this config, for page one; default: ``out/NAME-backtest`` where it
+    exists."""
+    horizons: Annotated[tuple[Duration, ...], BeforeValidator(_listed)] = (
+        *("4 weeks", "13 weeks", "26 weeks", "52 weeks"),
+    )
+    """How far ahead ``backtest`` compares; those of the default that the log is too short for are left
+    out."""
+    every: Duration = "4 weeks"
+    """Time between origins, counted back from the end of the log (from ``first`` on where given)."""
+    first: Day | None = None
+    """Earliest origin; default: when a third of the log has been seen."""
+    origins: Annotated[tuple[Day, ...], BeforeValidator(_listed)] = ()
+    """Origins one by one, in the place of ``every`` and ``first``."""
+
+
 class ReportConfig(Section):
     title: str | None = None
     """Heading of the page; default: Customer equity."""
@@ -320,6 +337,8 @@ class Config(Section):
     """How the posterior is drawn."""
     value: ValueConfig
     """What a purchase is worth and how the future is discounted."""
+    validation: ValidationConfig = ValidationConfig()
+    """How forecasts are tested on the past, and where the result lies."""
     report: ReportConfig = ReportConfig()
     """How the report looks."""
     seed: Annotated[int, Field(ge=0)] = 20260101
