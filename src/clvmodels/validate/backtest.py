@@ -34,14 +34,15 @@ import numpy as np
 from clvmodels.artifacts import Assumptions, FamilyPosterior, Posterior, Summary
 from clvmodels.data.history import History
 from clvmodels.numerics.discounting import Flow
+from clvmodels.validate import systematic
 from clvmodels.validate.compare import ranked_probability
 from clvmodels.value import Valuation
 from clvmodels.value import horizons as ahead
 from clvmodels.value.horizons import MEASURES
 
-RECORD = 1
+RECORD = 2
 """Changes when what an :class:`Origin` holds changes; kept origins of another number are made anew."""
-LEVELS = ("expected", "latent", "predictive")
+LEVELS = ("expected", "latent", "predictive", "systematic")
 PROBABILITIES = (0.50, 0.80, 0.90, 0.95)
 BAND = 0.95
 """Probability of the binomial band that a coverage is held against."""
@@ -105,6 +106,9 @@ class Origin:
         One row per horizon: top-decile capture, Gini coefficients, Brier scores.
     reliability
         One row per horizon and bin: customers, mean ``predicted`` and ``observed`` share of buyers.
+    weather
+        Shared shocks: posterior means and sds of their parameters, k-hat and effective draws of
+        ``orders`` and ``baskets``, or the ``reason`` why there are none.
     data
         xarray Dataset, None where nothing was scored. Weeks are counted from the origin, backwards
         (``week``) and forwards (``later``), each named by its last day; on a discrete clock periods
@@ -137,6 +141,7 @@ class Origin:
     naive: tuple[Mapping[str, Any], ...] = ()
     decisions: tuple[Mapping[str, Any], ...] = ()
     reliability: tuple[Mapping[str, Any], ...] = ()
+    weather: Mapping[str, Any] | None = None
     data: Any = None
 
     def to_dataset(self) -> Any:
@@ -236,7 +241,10 @@ def evaluate(
     mean = ahead.expected(valuation, [Flow(delta=0.0, horizon=length) for length in lengths], nobody, 1)
     member, names = _groups(summary, mean.margin[:, -1], seed)
     drawn = ahead.simulated(valuation, lengths, member, len(names))
-    total = np.stack([mean.total[:, 0], drawn.latent[:, 0], drawn.predictive[:, 0]])
+    weeks = _weeks(history, summary, position, draws, plain, horizons[-1].steps, seed)
+    factor, weather = _shared(history, weeks, draws, horizons, seed)
+    predictive = drawn.predictive[:, 0]
+    total = np.stack([mean.total[:, 0], drawn.latent[:, 0], predictive, predictive * factor])
 
     scores, split, naive, decisions, reliability, actual = [], [], [], [], [], []
     for k, horizon in enumerate(horizons):
@@ -246,9 +254,12 @@ def evaluate(
         about = {"horizon": horizon.label}
         for m, measure in enumerate(MEASURES):
             for j, level in enumerate(LEVELS):
+                if np.isnan(total[j, m, k]).any():
+                    continue
                 row = score(total[j, m, k], float(truth[m].sum()))
-                if level == "predictive":
-                    row["log_score"] = log_score(total[0, m, k], total[2, m, k], float(truth[m].sum()))
+                if level in ("predictive", "systematic"):
+                    given = total[0, m, k] * (factor[m, k] if level == "systematic" else 1.0)
+                    row["log_score"] = log_score(given, total[j, m, k], float(truth[m].sum()))
                 scores.append(about | _of(measure, level, "", "", len(summary)) | row)
             for g, (column, group) in enumerate(names[1:], start=1):
                 inside = (member == g).any(axis=1)
@@ -259,7 +270,6 @@ def evaluate(
         naive += [about | row for row in _naive(history, position, origin, horizon, truth, total[2, :, k])]
         decisions.append(about | _decisions(history, position, origin, horizon, truth, mean, drawn, k))
         reliability += [about | row for row in reliable(drawn.bought[:, k], count > 0)]
-    weeks = _weeks(history, summary, position, draws, plain, horizons[-1].steps, seed)
     return Origin(
         date=origin,
         customers=len(summary),
@@ -270,6 +280,7 @@ def evaluate(
         naive=tuple(naive),
         decisions=tuple(decisions),
         reliability=tuple(reliability),
+        weather=weather,
         data=_dataset(weeks, total, np.array(actual).T, horizons, summary.currency),
     )
 
@@ -556,6 +567,44 @@ def _weeks(
     found = ahead.expected(few, flows, np.zeros((len(summary), 1), np.int64), 1).total[:, 0]
     out["later_expected_orders"], out["later_expected_revenue"] = found[0].T, found[1].T
     return out
+
+
+def _shared(
+    history: History,
+    weeks: Mapping[str, Any],
+    draws: Posterior,
+    horizons: Sequence[Horizon],
+    seed: int,
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """Factor of the shared shocks on each total, shape (measure, horizon, draw), and their description."""
+    expected = weeks["window_expected_orders"].mean(axis=0)
+    wild = systematic.spend_variation(draws.spend.family, draws.spend.flat, seed)
+    found = systematic.estimate(
+        weeks["window_orders"], expected, weeks["window_revenue"], wild, len(draws), seed
+    )
+    if found.orders is None:
+        return np.full((len(MEASURES), len(horizons), len(draws)), np.nan), {"reason": found.reason}
+    width = 1 if history.clock == "discrete" else _WEEK
+    later = weeks["later_expected_orders"].mean(axis=0), weeks["later_expected_revenue"].mean(axis=0)
+    orders, revenue = found.paths(len(later[0]), seed)
+    until = [max(1, -(-horizon.steps // width)) for horizon in horizons]
+    by_orders = systematic.factors(orders, later[0], until)
+    by_revenue = systematic.factors(revenue, later[1], until)
+    described = {
+        name: {
+            **{
+                key: {"mean": float(column.mean()), "sd": float(column.std())}
+                for key, column in zip(("persistence", "shock", "step"), part.parameters.T, strict=True)
+            },
+            "weeks": part.used,
+            "season": part.season,
+            "k_hat": part.k_hat,
+            "ess": part.ess,
+        }
+        for name, part in (("orders", found.orders), ("baskets", found.baskets))
+        if part is not None
+    }
+    return np.stack([by_orders, by_revenue, by_revenue]), described
 
 
 def _thinned_at(posterior: Posterior, pick: np.ndarray) -> Posterior:
