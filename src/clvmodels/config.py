@@ -490,13 +490,16 @@ def dump(config: Config, folder: Path | None = None) -> str:
     Parameters
     ----------
     folder
-        Where the text will be stored: a relative file source is rewritten to start there, so
-        that what is stored can be loaded again. Left out: the source stays as it is.
+        Where the text will be stored: relative paths of the source and of a backtest are rewritten to
+        start there, so that what is stored can be loaded again. Left out: they stay as they are.
     """
     document = config.model_dump(mode="json", exclude_none=True)
     source = config.data.source
     if folder is not None and source and source not in BUNDLED and not Path(source).is_absolute():
         document["data"]["source"] = Path(os.path.relpath(config.base / source, folder)).as_posix()
+    tested = config.validation.backtest
+    if folder is not None and tested is not None and not tested.is_absolute():
+        document["validation"]["backtest"] = Path(os.path.relpath(config.base / tested, folder)).as_posix()
     return yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=100)
 
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from clvmodels.artifacts import LEVEL_CONTENTS
 from clvmodels.config import Config
+from clvmodels.errors import InputError
 from clvmodels.models import registry
 from clvmodels.report import page, tables
 from clvmodels.report.files import write_csv
@@ -129,6 +130,55 @@ def build(
     table = tables.clean(table)
     table["tested"] = _tested(table)
     table["sentences"] = [fill(sentence, table) for sentence in sentences(table)]
+    return table
+
+
+def block(table: Mapping[str, Any], share: np.ndarray, level: str) -> dict[str, Any]:
+    """What page one of a run says of its backtest.
+
+    Parameters
+    ----------
+    table
+        Content of ``backtest.json``.
+    share
+        Draws of the share of equity that lies within the longest tested horizon.
+    level
+        Of these draws.
+    """
+    tested = table["tested"]
+    return {
+        "horizon": tested["horizon"],
+        "held": tested["held"],
+        "share": tables.statistics(share, unit="share", level=level),
+        "origins": table["scored"],
+        "first": table["origins"][0]["date"],
+        "last": table["origins"][-1]["date"],
+        "horizons": table["horizons"],
+        "calibrated": table["calibrated"],
+        "reason": tested["reason"],
+        "rules_that_win": sum(row["wins"] for row in table["rules"]),
+    }
+
+
+def load(folder: Path) -> dict[str, Any]:
+    """Content of the ``backtest.json`` of a folder.
+
+    Raises
+    ------
+    InputError
+        If there is none that this version can read.
+    """
+    path = folder / "backtest.json"
+    try:
+        table = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(
+            f"{folder} holds no backtest.json: make one with 'backtest', or correct validation.backtest."
+        ) from None
+    except (OSError, ValueError):
+        raise InputError(f"{path} cannot be read: make it anew with 'backtest'.") from None
+    if not isinstance(table, dict) or table.get("schema") != SCHEMA:
+        raise InputError(f"{path} is of another version: make it anew with 'backtest'.")
     return table
 
 

@@ -438,3 +438,47 @@ def _drift(config: Config, history: History, found: Backtest) -> dict[str, Any] 
         free = len([name for name in own if name != "log_likelihood" and name not in family.constants])
         out[role] = {"loss": 2 * (own["log_likelihood"] - value), "parameters": free}
     return {"first": first.date, "last": last.date, "families": out} if out else None
+
+
+# --- on page one of a run ------------------------------------------------------------------------
+
+
+def beside(config: Config, folder: Path | None) -> dict[str, Any] | None:
+    """The backtest of a config: where it names one, else beside the run's folder; None if there is none.
+
+    Raises
+    ------
+    InputError
+        If the config names a folder that holds none, or one of other data or models.
+    """
+    from clvmodels.report import backtest as reporting
+
+    named = config.validation.backtest
+    place = folder.parent if folder is not None else config.out
+    found = config.base / named if named is not None else place / f"{config.name}-backtest"
+    if named is None and not (found / "backtest.json").is_file():
+        return None
+    table = reporting.load(found)
+    if table["fingerprint"] == reporting.match(config):
+        return table
+    if named is None:
+        return None
+    raise InputError(
+        f"validation.backtest: {found} is a backtest of other data or models: run 'backtest' with this "
+        "config."
+    )
+
+
+def on_page_one(table: Mapping[str, Any], valuation: Any, level: str) -> dict[str, Any]:
+    """The block of a run's table: what was tested, and how much of this equity lies within."""
+    from clvmodels.numerics.discounting import Flow
+    from clvmodels.report import backtest as reporting
+    from clvmodels.value.horizons import MEASURES, expected
+
+    per_unit = 1.0 if table["clock"] == "discrete" else DAYS_PER_UNIT[table["time_unit"]]
+    flow = valuation.flow
+    end = min(table["tested"]["steps"] / per_unit, flow.horizon)
+    within = Flow(delta=flow.delta, horizon=end, timing=flow.timing, period=flow.period)
+    everybody = np.zeros((len(valuation.summary), 1), np.int64)
+    total = expected(valuation, [within, flow], everybody, 1).total[MEASURES.index("margin"), 0]
+    return reporting.block(table, total[0] / total[1], level)
