@@ -22,6 +22,7 @@ LEVEL_CONTENTS = {
     "expected": "uncertainty of the population parameters",
     "latent": "parameters, and who each customer really is",
     "predictive": "parameters, customers, and purchases and baskets as they will fall",
+    "systematic": "parameters, customers, purchases, and shocks that all customers share",
 }
 INTERVALS = (0.50, 0.90, 0.95)
 

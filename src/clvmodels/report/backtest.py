@@ -118,9 +118,9 @@ def build(
         "split": _split(backtest),
         "reliability": testing.pooled_reliability(backtest),
         "pit": [
-            {"horizon": h.label, "measure": measure, "level": "predictive", "unit": "probability",
-             "values": [r["pit"] for r in backtest.rows("scores") if _is(r, h.label, measure, "predictive")]}
-            for h in backtest.horizons for measure in SHOWN
+            {"horizon": h.label, "measure": measure, "level": level, "unit": "probability",
+             "values": [r["pit"] for r in backtest.rows("scores") if _is(r, h.label, measure, level)]}
+            for h in backtest.horizons for measure in SHOWN for level in [_headline(found, h.label)]
         ],
         "checks": _checks(drift, backtest),
         "units": UNITS,
@@ -186,23 +186,34 @@ def _is(row: Mapping[str, Any], horizon: str, measure: str, level: str) -> bool:
     return (row["horizon"], row["measure"], row["level"], row["column"]) == (horizon, measure, level, "")
 
 
+def _headline(found: Sequence[Mapping[str, Any]], horizon: str) -> str:
+    """The level whose intervals are the promise: systematic, where every origin could estimate it."""
+    origins = {row["level"]: row["origins"] for row in found if _is(row, horizon, "orders", row["level"])}
+    whole = origins.get("systematic", 0) == origins.get("predictive", -1)
+    return "systematic" if whole else "predictive"
+
+
 def _horizons(backtest: Backtest, found: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """By horizon, the predictive coverage of the totals at the probability of the verdicts."""
+    """By horizon, coverage of the totals by the headline level at the probability of the verdicts."""
     out = []
     name = f"{100 * NOMINAL:.0f}"
     for horizon in backtest.horizons:
-        rows = {m: r for r in found for m in SHOWN if _is(r, horizon.label, m, "predictive")}
+        level = _headline(found, horizon.label)
+        rows = {m: r for r in found for m in SHOWN if _is(r, horizon.label, m, level)}
+        textbook = {m: r for r in found for m in SHOWN if _is(r, horizon.label, m, "predictive")}
         if not rows:
             continue
         blocks = {
             measure: {
                 "unit": "share",
-                "level": "predictive",
+                "level": level,
                 "coverage": row[f"coverage_{name}"],
                 "band": row[f"band_{name}"],
                 "within": row[f"within_{name}"],
                 "bias": row["bias"],
                 "rms_z": row["rms_z"],
+                "width": row["width_90"],
+                "predictive": {k: textbook[measure][k] for k in (f"coverage_{name}", "rms_z", "width_90")},
             }
             for measure, row in rows.items()
         }
@@ -315,9 +326,10 @@ def sentences(table: Mapping[str, Any]) -> list[str]:
     ]
     for k, block in enumerate(table["horizons"]):
         out.append(
-            f"At {block['label']} ahead the {100 * NOMINAL:.0f}{SPACE}% predictive intervals held the "
-            f"purchases that came {{horizons.{k}.orders.coverage:percent}} of the time and the revenue "
-            f"{{horizons.{k}.revenue.coverage:percent}} ({_times(block, k)}): " + _VERDICTS[block["holds"]]
+            f"At {block['label']} ahead the {100 * NOMINAL:.0f}{SPACE}% {block['orders']['level']} intervals "
+            f"held the purchases that came {{horizons.{k}.orders.coverage:percent}} of the time and the "
+            f"revenue {{horizons.{k}.revenue.coverage:percent}} ({_times(block, k)}){_textbook(block, k)}: "
+            + _VERDICTS[block["holds"]]
         )
     held = table["tested"]["held"]
     out.append(
@@ -328,6 +340,14 @@ def sentences(table: Mapping[str, Any]) -> list[str]:
         else "So at no horizon can the intervals be taken at their word."
     )
     return [*out, _about_rules(table)]
+
+
+def _textbook(block: Mapping[str, Any], k: int) -> str:
+    """What intervals of independent customers would have held."""
+    if block["orders"]["level"] == "predictive":
+        return ""
+    key = f"horizons.{k}.orders.predictive.coverage_{100 * NOMINAL:.0f}"
+    return f"; without shared shocks the purchases {{{key}:percent}}"
 
 
 def _times(block: Mapping[str, Any], k: int) -> str:
@@ -561,7 +581,7 @@ def _coverage(table: Mapping[str, Any]) -> Any:
     figure, axes = f._panels(len(SHOWN), height=2.9, sharey=True)
     name = f"{100 * NOMINAL:.0f}"
     for ax, (measure, title) in zip(axes, SHOWN.items(), strict=True):
-        for level, marker, shift in zip(LEVELS, "os^", (-0.12, 0.0, 0.12), strict=True):
+        for level, marker, shift in zip(LEVELS, "os^D", (-0.18, -0.06, 0.06, 0.18), strict=True):
             rows = [r for label in labels for r in table["coverage"] if _is(r, label, measure, level)]
             place = np.arange(len(rows))
             if level == "predictive":
