@@ -175,7 +175,7 @@ class Summary:
         """
         keep = np.ones(len(self), bool) if where is None else where
         stats = np.column_stack([self[name][keep] for name in names])
-        distinct, inverse, count = _unique_rows(stats)
+        distinct, inverse, count = unique_rows(stats)
         index = np.full(len(self), -1)
         index[keep] = inverse
         return Rows(names=names, stats=distinct, weight=count.astype(float), index=index)
@@ -243,8 +243,8 @@ class Summary:
         )
 
 
-def _unique_rows(stats: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """``np.unique(axis=0)`` by one lexicographic sort: rows, inverse, counts."""
+def unique_rows(stats: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """``np.unique(axis=0, return_inverse=True, return_counts=True)`` by one lexicographic sort."""
     if not len(stats):
         return stats, np.zeros(0, int), np.zeros(0, int)
     order = np.lexsort(stats.T[::-1])
@@ -393,6 +393,14 @@ class Assumptions:
         Length of a discounting period in time units; not used when continuous.
     horizons
         Label → duration in time units, for expected orders and revenue (undiscounted).
+    cost_alive
+        Cost of keeping a customer, currency per time unit (on a discrete clock: per opportunity), paid
+        while the customer is there.
+    cost_addressed, cost_window
+        Cost of addressing a customer, currency per time unit, paid for ``cost_window`` time units whether
+        the customer is there or not.
+    cost_source
+        The two in words; empty without cost.
     """
 
     margin: np.ndarray
@@ -403,6 +411,10 @@ class Assumptions:
     timing: Literal["continuous", "begin", "mid", "end"] = "continuous"
     period: float = 1.0
     horizons: Mapping[str, float] = field(default_factory=dict)
+    cost_alive: float = 0.0
+    cost_addressed: float = 0.0
+    cost_window: float = 0.0
+    cost_source: str = ""
     band_years: tuple[float, ...] = (0.0, 1.0, 3.0, 5.0, 10.0, np.inf)
 
     @property

@@ -31,6 +31,7 @@ from clvmodels.errors import InputError
 
 BUNDLED = ("cdnow", "cdnow_sample", "online_retail", "donations", "contracts")
 INFINITE = "infinite"
+_COST = re.compile(r"(?:([A-Z]{3}) )?(\d+(?:\.\d+)?)(?: ([A-Z]{3}))? (?:per|a) (day|week|month|year)")
 _DURATION = re.compile(r"(\d+(?:\.\d+)?) (day|week|month|year)s?")
 
 
@@ -61,6 +62,16 @@ def _horizon(value: Any) -> str:
         return _duration(value)
     except ValueError as error:
         raise ValueError(f"{error}; or infinite") from None
+
+
+def _cost(value: Any) -> str:
+    if isinstance(value, int | float):
+        raise ValueError(f'a cost needs its unit: write "{value} per year", or per day, week or month')
+    text = " ".join(str(value).split())
+    match = _COST.fullmatch(text)
+    if match and not (match[1] and match[3]):
+        return text
+    raise ValueError('a cost is an amount of money per time: "5 per year", "0.40 GBP per month"')
 
 
 def _ratio(value: Any) -> Any:
@@ -94,6 +105,7 @@ def _listed(value: Any) -> Any:
 Day = Annotated[str, BeforeValidator(_day)]
 Duration = Annotated[str, BeforeValidator(_duration)]
 Horizon = Annotated[str, BeforeValidator(_horizon)]
+Cost = Annotated[str, BeforeValidator(_cost)]
 Ratio = Annotated[float, BeforeValidator(_ratio), AfterValidator(_at_most_one)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_listed)]
 
@@ -283,6 +295,30 @@ Margin = Annotated[
 ]
 
 
+class CostConfig(Section):
+    """What it costs to keep and serve a customer, subtracted from value at every level."""
+
+    while_alive: Cost | None = None
+    """Paid while the customer is there: ``"5 per year"``, ``"0.40 GBP per month"``; a currency, where one
+    is named, must be that of the data."""
+    addressed: Cost | None = None
+    """Paid for every customer who is addressed, there or not, for the length of ``window``."""
+    window: Duration | None = None
+    """How long customers are addressed from the valuation date on: ``"2 years"``; needed with
+    ``addressed``, and cut at the horizon."""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> CostConfig:
+        if self.while_alive is None and self.addressed is None:
+            raise ValueError("value.cost is empty: give while_alive, or addressed with its window")
+        if (self.addressed is None) != (self.window is None):
+            raise ValueError(
+                "value.cost.addressed and value.cost.window go together: an amount per time, and for how "
+                'long customers are addressed, such as addressed: "6 per year", window: "2 years"'
+            )
+        return self
+
+
 class ValueConfig(Section):
     margin: Margin
     """Contribution margin as a ratio of revenue (30 % is 0.3), ``{column: NAME}``, or
@@ -298,8 +334,10 @@ class ValueConfig(Section):
     opportunity."""
     units_per_year: Annotated[float, Field(gt=0)] | None = None
     """Time units in a year; default: 365.2425 days, 52.1775 weeks, 12 months."""
+    cost: CostConfig | None = None
+    """Cost of keeping and serving customers; default: none."""
     horizons: Annotated[tuple[Duration, ...], BeforeValidator(_listed)] = ("3 months", "12 months")
-    """For expected orders and revenue."""
+    """For expected orders and revenue; on a discrete clock those of at least one opportunity."""
 
 
 class ValidationConfig(Section):
@@ -369,6 +407,12 @@ class Config(Section):
             raise ValueError(
                 f"value.period is {self.value.period!r}, but data.clock is discrete and its period is one "
                 f"{unit}, the opportunity: leave value.period out"
+            )
+        short = [label for label in self.value.horizons if label not in horizons(self)]
+        if short and self.value.horizons != ValueConfig.model_fields["horizons"].default:
+            raise ValueError(
+                f"value.horizons has {short[0]!r}, but data.clock is discrete and one opportunity is a "
+                f"{unit}: name a horizon that holds at least one"
             )
         start, end = self.data.observation_end, self.data.holdout_end
         if start and end and end <= start:
@@ -527,6 +571,15 @@ def units_per_year(config: Config) -> float:
     return config.value.units_per_year or DAYS_PER_YEAR / DAYS_PER_UNIT[config.data.time_unit]
 
 
+def horizons(config: Config) -> dict[str, float]:
+    """Label → length in time units of ``value.horizons``; an opportunity is not divided."""
+    unit, year = config.data.time_unit, units_per_year(config)
+    found = {label: duration(label, unit, year) for label in config.value.horizons}
+    if config.data.clock == "discrete":
+        return {label: length for label, length in found.items() if length > 1 - 1e-9}
+    return found
+
+
 def duration(text: str, time_unit: str, units_per_year: float) -> float:
     """A duration such as ``"12 months"`` in time units; ``infinite`` is ``inf``.
 
@@ -541,6 +594,27 @@ def duration(text: str, time_unit: str, units_per_year: float) -> float:
     if unit in ("month", "year"):
         return number * units_per_year / (12 if unit == "month" else 1)
     return number * DAYS_PER_UNIT[unit] / DAYS_PER_UNIT[time_unit]
+
+
+def cost_rate(text: str | None, time_unit: str, units_per_year: float, currency: str, key: str) -> float:
+    """A cost such as ``"5 GBP per year"`` in currency per time unit; 0 for None.
+
+    Raises
+    ------
+    InputError
+        If it names another currency than that of the data.
+    """
+    if text is None:
+        return 0.0
+    match = _COST.fullmatch(_cost(text))
+    assert match is not None
+    named = match[1] or match[3]
+    if named and named != currency:
+        raise InputError(
+            f"{key} is {text!r}, but the money of the data is {currency}: convert the cost, or set "
+            "data.currency."
+        )
+    return float(match[2]) / duration(f"1 {match[4]}", time_unit, units_per_year)
 
 
 def schema(section: type[BaseModel] = Config, prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:

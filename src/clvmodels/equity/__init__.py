@@ -1,5 +1,6 @@
-"""Sums of value over customers: total, segments, bands, concentration."""
+"""Sums of value over customers: total, segments, bands, concentration, and what they depend on."""
 
+from clvmodels.equity.sensitivity import Survey, survey
 from clvmodels.equity.statement import build, top
 
-__all__ = ["build", "top"]
+__all__ = ["Survey", "build", "survey", "top"]

@@ -25,6 +25,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from clvmodels.artifacts import Equity, Posterior, Summary, interval
+from clvmodels.report import position
 from clvmodels.report.histories import surfaces
 
 INK, MODEL, PALE, FAINT, GREY = "#1c2733", "#2f5d8a", "#a9c1d9", "#e4ecf4", "#75808c"
@@ -188,7 +189,8 @@ def year_bands(table: Mapping[str, Any], ax: Any = None) -> Any:
     ax.set_xticks(range(len(bands)), [band["label"] for band in bands])
     ax.set_xlabel("Years after the valuation date")
     ax.set_ylabel(f"Equity ({table['currency']})")
-    ax.set_ylim(0, 1.12 * max(tops))
+    low = min(0.0, *means)
+    ax.set_ylim(1.12 * low, 1.12 * max(*tops, -low))
     _thousands(ax.yaxis)
     return figure
 
@@ -248,7 +250,7 @@ def segment_shares(table: Mapping[str, Any], column: str, ax: Any = None) -> Any
         ax.set_xlabel(f"Share of equity (level {base}; logarithmic)")
         ax.minorticks_off()
     else:
-        ax.set_xlim(0)
+        ax.set_xlim(None if min(means) < 0 else 0)
         ax.set_xlabel(f"Share of equity (level {base})")
     _shares(ax.xaxis)
     ax.legend(loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0.2)
@@ -282,10 +284,10 @@ def comparison(table: Mapping[str, Any]) -> Any:
         ax.axvline(actual, color=INK, lw=0.9, ls=(0, (2, 1.6)), label="observed")
         for j, block in zip(places, later, strict=True):
             if block:
-                if block["totals"]["orders"]["interval_90"]:
-                    ax.plot(block["totals"]["orders"]["interval_90"], [j, j], color=MODEL, lw=1.2)
-                expected = (1 + block["bias"]["orders"]["value"]) * actual
-                ax.plot(expected, j, "o", color="white", mec=MODEL, ms=4.5, mew=1.2)
+                total = block["totals"]["orders"]
+                if total["interval_90"]:
+                    ax.plot(total["interval_90"], [j, j], color=MODEL, lw=1.2)
+                ax.plot(total["expected"], j, "o", color="white", mec=MODEL, ms=4.5, mew=1.2)
         ax.legend(loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0.2)
         ax.set_xlabel("Purchases in the holdout\n(expected; 90 % predictive interval)")
         _thousands(ax.xaxis)
@@ -657,6 +659,7 @@ def draw_all(
             f" The {SEGMENTS_SHOWN} most valuable of {len(blocks)}." if len(blocks) > SEGMENTS_SHOWN else ""
         )
         out[f"segments_{number}"] = (segment_shares(table, column), f"By {column}.{intervals}{more}")
+    out |= position.figures(table)
     if (s := surfaces(summary, posterior, table["assumptions"])) is not None:
         age = f"{float(s['age']):,.0f} {unit}s"
         out["histories"] = (

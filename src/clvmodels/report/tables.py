@@ -30,7 +30,7 @@ from clvmodels.artifacts import (
 )
 from clvmodels.config import Config
 from clvmodels.models import registry
-from clvmodels.report import histories
+from clvmodels.report import histories, position
 from clvmodels.report.text import SPACE, duration, fill, long_date
 
 SCHEMA = 1
@@ -113,6 +113,7 @@ def build(
         | {"window": _longest(summary)},
         "segments": {name: _segment(equity, summary, name, total) for name in summary.segments},
         "concentration": _concentration(data, levels),
+        **position.blocks(equity, assumptions),
         "histories": [],
         "posterior": {},
         "maximum": {},
@@ -226,7 +227,7 @@ def _segment(
     labels = summary.segments[name].labels
     draws = {lv: variable.sel(level=lv).transpose("draw", ...).values for lv in total}
     size = equity.segment_sizes(name).astype(float)
-    ranks = {lv: _ranks(d, size) for lv, d in draws.items()}
+    ranks = {lv: rank_probabilities(d, size) for lv, d in draws.items()}
     money = equity.currency
     return [
         {
@@ -247,7 +248,7 @@ def _segment(
     ]
 
 
-def _ranks(draws: np.ndarray, size: np.ndarray) -> dict[str, Any]:
+def rank_probabilities(draws: np.ndarray, size: np.ndarray) -> dict[str, Any]:
     """P(rank) of each segment by equity, and P(highest equity per customer), from draws[draw, segment]."""
     if len(draws) < 2:
         return {"probabilities": None, "highest_per_customer": None}
@@ -346,6 +347,7 @@ def _assumptions(
         "currency": summary.currency,
         "margin": {"mean": margin.mean(), "low": margin.min(), "high": margin.max(), "unit": "share"},
         "margin_source": assumptions.margin_source,
+        "cost": assumptions.cost_source or None,
         "annual_discount_rate": {"value": assumptions.annual_discount_rate, "unit": "share"},
         "delta": {"value": assumptions.delta, "unit": f"1/{unit}"},
         "units_per_year": assumptions.units_per_year,
@@ -508,6 +510,7 @@ def disclosures(table: Mapping[str, Any]) -> list[tuple[str, str]]:
             )
             + ". Source: {assumptions.margin_source}.",
         ),
+        *_about_cost(table),
         (
             "Discounting",
             "{assumptions.annual_discount_rate.value} a year (effective), that is {assumptions.delta.value} "
@@ -564,6 +567,25 @@ def _about_stability(table: Mapping[str, Any]) -> str:
     return " ".join(
         found or ["A backtest refitted the parameters at earlier days; their stability is not judged."]
     )
+
+
+def _about_cost(table: Mapping[str, Any]) -> list[tuple[str, str]]:
+    if not table["assumptions"].get("cost"):
+        return []
+    text = (
+        "Subtracted from value: {assumptions.cost}. Value may then be negative, and is shown as it is; "
+        "concentration (Gini, Lorenz, top tenth) is that of the positive part of value"
+    )
+    losing = table.get("negative", {}).get("customers")
+    if losing:
+        level = next(iter(losing))
+        text += (
+            f", without the {{negative.customers.{level}.mean}} customers below zero and the "
+            f"{{negative.value.{level}.mean}} of theirs (level {level})"
+        )
+    return [
+        ("Cost of keeping customers", text + ". Example histories and their values are before this cost.")
+    ]
 
 
 def _about_intervals(table: Mapping[str, Any]) -> str:

@@ -414,7 +414,9 @@ def valued(
     from clvmodels.value import Valuation
 
     valuation = Valuation(data, draws, assumptions, config.seed)
-    result = equity.build(valuation, progress)
+    if progress:
+        progress("value, changed assumptions", None)
+    result = equity.build(valuation, progress, equity.survey(valuation))
     gate = fitting.gate(draws, result.total(result.levels[0]))
     pass_gate(gate, config, folder, draws, data)
     clock.lap("value")

@@ -45,6 +45,12 @@ def resolve_assumptions(config: Config, data: Summary) -> Assumptions:
 
     margin, source = margins(config, data)
     value = config.value
+    cost = value.cost or settings.CostConfig.model_construct()
+
+    def rate(name: str) -> float:
+        text = getattr(cost, name)
+        return settings.cost_rate(text, config.data.time_unit, year, data.currency, f"value.cost.{name}")
+
     return Assumptions(
         margin=margin,
         margin_source=source,
@@ -53,7 +59,11 @@ def resolve_assumptions(config: Config, data: Summary) -> Assumptions:
         horizon=units(value.horizon),
         timing=value.timing,
         period=1.0 if data.clock == "discrete" else units(value.period),
-        horizons={label: units(label) for label in value.horizons},
+        horizons=settings.horizons(config),
+        cost_alive=rate("while_alive"),
+        cost_addressed=rate("addressed"),
+        cost_window=units(cost.window) if cost.window else 0.0,
+        cost_source=cost_words(cost),
     )
 
 
@@ -116,6 +126,16 @@ def margins(config: Config, data: Summary) -> tuple[np.ndarray, str]:
         table = np.array([margin.values[label] for label in segment.labels])
         return table[segment.codes], f"by {margin.by}"
     return np.full(n, float(margin)), f"{margin:.4g} for every customer"
+
+
+def cost_words(cost: settings.CostConfig) -> str:
+    """The cost of keeping and serving in words; empty without one."""
+    parts = []
+    if cost.while_alive:
+        parts.append(f"{cost.while_alive} while the customer is there")
+    if cost.addressed:
+        parts.append(f"{cost.addressed} for every customer addressed, there or not, for {cost.window}")
+    return " and ".join(parts)
 
 
 def converged(gate: Sequence[Check]) -> bool:

@@ -17,6 +17,7 @@ import numpy as np
 
 from clvmodels.artifacts import DAYS_PER_UNIT, Assumptions, Check, Posterior, Summary, interval
 from clvmodels.models import registry
+from clvmodels.numerics.special import ranks
 
 REPLICATES = 200
 """Replicated data sets, from draws spread evenly over the posterior."""
@@ -336,12 +337,13 @@ def _to_all(halves: np.ndarray, scale: float) -> np.ndarray:
 
 
 def _tracking(sample: _Sample, observed: np.ndarray, bands: np.ndarray) -> list[Check]:
-    from scipy.stats import binom
+    from scipy.special import bdtr
 
     low, mean, high = bands
     weeks = len(observed)
     share = float(((low <= observed) & (observed <= high)).mean())
-    floor = float(binom.ppf(BAND_TAIL, weeks, INTERVAL) / weeks)
+    below = bdtr(np.arange(weeks + 1.0), weeks, INTERVAL)  # distribution of weeks inside the band
+    floor = float(np.searchsorted(below, BAND_TAIL) / weeks)
     verdict = sample.verdict(share >= floor)
     unit = _tracking_unit(sample.summary)
     if sample.point:
@@ -452,14 +454,12 @@ def _correlation(sample: _Sample, x: np.ndarray, spend: np.ndarray, replicated: 
     Even then the *mean* of more baskets is distributed otherwise than that of one, so that ranks
     correlate a little; what counts is the difference from replicated data.
     """
-    from scipy.stats import rankdata
-
     name = "spend_frequency_correlation"
     if np.ptp(x) == 0 or np.ptp(spend) == 0:
         sentence = "Spend or frequency is the same for all repeat buyers: there is no correlation to check."
         return Check(name=name, passed=None, threshold=CORRELATION_LIMIT, sentence=sentence)
     found = {}
-    for kind, scale in (("Pearson", np.asarray), ("Spearman", rankdata)):
+    for kind, scale in (("Pearson", np.asarray), ("Spearman", ranks)):
         model = [_correlate(scale(x), scale(one)) for one in replicated]
         found[kind] = (_correlate(scale(x), scale(spend)), float(np.mean(model)))
     excess = max((seen - model for seen, model in found.values()), key=abs)
