@@ -25,6 +25,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from clvmodels.fit import importance
+from clvmodels.fit.convergence import K_HAT_MAX
 
 SHOCK = 0.3
 """Prior sd of σ (half-normal): a common shock of 30 % is large."""
@@ -35,6 +36,7 @@ EVENT = 0.7
 SEASON = 0.2
 """Prior sd of each coefficient of the yearly season."""
 HARMONICS = 2
+TRUSTED = K_HAT_MAX
 YEAR = 52.1775
 """Weeks."""
 FEWEST = 13

@@ -29,7 +29,14 @@ from clvmodels.report import position
 from clvmodels.report.histories import surfaces
 
 INK, MODEL, PALE, FAINT, GREY = "#1c2733", "#2f5d8a", "#a9c1d9", "#e4ecf4", "#75808c"
-LINES = {"expected": "-", "latent": (0, (5, 2)), "predictive": (0, (1, 1.6)), "point": "-"}
+LINES: dict[str, Any] = {
+    "expected": "-",
+    "latent": (0, (5, 2)),
+    "predictive": (0, (1, 1.6)),
+    "systematic": (0, (6, 1.5, 1, 1.5)),
+    "point": "-",
+}
+
 
 _STYLE = {
     "font.family": "DejaVu Sans",

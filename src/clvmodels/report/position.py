@@ -190,7 +190,7 @@ def _variance(equity: Equity) -> list[dict[str, Any]]:
             "source": name,
             "label": SOURCES[name],
             "unit": "share",
-            "level": equity.levels[-1],
+            "level": "predictive",
             "share": part.share,
             "mc_error": part.error,
             "sd": {"value": math.sqrt(max(part.variance, 0.0)), "unit": equity.currency},

@@ -410,25 +410,35 @@ def valued(
     """
     from clvmodels import equity, validate
     from clvmodels import fit as fitting
+    from clvmodels.equity.sensitivity import BETTER
     from clvmodels.report import tables
+    from clvmodels.validate import systematic
     from clvmodels.value import Valuation
 
     valuation = Valuation(data, draws, assumptions, config.seed)
     if progress:
         progress("value, changed assumptions", None)
-    result = equity.build(valuation, progress, equity.survey(valuation))
+    survey = equity.survey(valuation)
+    result = equity.build(valuation, progress, survey)
     gate = fitting.gate(draws, result.total(result.levels[0]))
     pass_gate(gate, config, folder, draws, data)
+    weather = systematic.of_window(valuation, config.seed)
+    if weather.reason is None:
+        bands = result.data["bands"].mean("draw").values
+        found = systematic.effects(weather, valuation, bands, config.seed)
+        # What customers cost is paid in any weather; 1 where they cost nothing.
+        moved = (survey.changed["spend"] - survey.equity).mean() / (BETTER * survey.equity.mean())
+        result = equity.with_shocks(result, 1 + moved * (found.value - 1), found.orders, found.revenue)
     clock.lap("value")
     if progress:
         progress("predictive checks", None)
-    found, arrays = validate.predictive_checks(data, draws, config.seed)
+    met, arrays = validate.predictive_checks(data, draws, config.seed)
     clock.lap("checks")
     tested, block = tested or backtesting.beside(config, folder), None
     if tested is not None:
         block = backtesting.on_page_one(tested, valuation, result.levels[0])
-        found = (*found, *(Check(**check) for check in tested["checks"]))
-    checks = (*gate, *found)
+        met = (*met, *(Check(**check) for check in tested["checks"]))
+    checks = (*gate, *met, *systematic.checks(weather))
     diagnostics = {"converged": converged(gate)}
     table = tables.build(
         data, draws, assumptions, result, checks, config, versions(), diagnostics, arrays, block

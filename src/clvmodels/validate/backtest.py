@@ -231,7 +231,7 @@ def evaluate(
         Of the draws.
     """
     origin = summary.observation_end
-    draws = _thinned(posterior, draws_for(len(summary)))
+    draws = posterior.thinned(draws_for(len(summary)))
     lengths = [horizon.steps / history.per_unit for horizon in horizons]
     plain = Assumptions(
         margin=margin, margin_source="", annual_discount_rate=0.0, units_per_year=1.0, horizon=lengths[-1]
@@ -302,17 +302,6 @@ def described(posterior: Posterior) -> dict[str, Any]:
             "maximum": dict(part.maximum),
         }
     return out
-
-
-def _thinned(posterior: Posterior, count: int) -> Posterior:
-    """As many draws as wanted, evenly spread; a single vector is repeated."""
-    pick = np.linspace(0, len(posterior) - 1, count).round().astype(int)
-
-    def thin(part: FamilyPosterior) -> FamilyPosterior:
-        draws = part.flat[np.minimum(pick, len(part.flat) - 1)]
-        return replace(part, draws=draws[None])
-
-    return replace(posterior, purchases=thin(posterior.purchases), spend=thin(posterior.spend))
 
 
 def _groups(summary: Summary, value: np.ndarray, seed: int) -> tuple[np.ndarray, list[tuple[str, str]]]:
@@ -550,14 +539,14 @@ def _weeks(
     edges = now - width * np.arange(back, -1, -1)
     later = now + np.unique(np.r_[width * np.arange(steps // width + 1), steps])
     thin = np.linspace(0, len(draws) - 1, min(THIN, len(draws))).round().astype(int)
-    few = Valuation(summary, _thinned_at(draws, thin), plain, seed)
+    few = Valuation(summary, draws.picked(thin), plain, seed)
 
     out: dict[str, Any] = {"thin": thin}
     out["week"] = _last_days(history, edges[1:])
     out["later"] = _last_days(history, later[1:])
     out["window_orders"], out["window_revenue"] = history.weekly(position, edges)
     out["later_orders"], out["later_revenue"] = history.weekly(position, later)
-    out["window_expected_orders"] = window_expectation(few, history, now - edges[::-1])[:, ::-1]
+    out["window_expected_orders"] = ahead.in_window(few, history.per_unit, now - edges[::-1])[:, ::-1]
     mean_spend = np.array(
         [few.spend.expected_spend(theta, np.zeros(few.spend_stats.shape[1])) for theta in few.spend_draws]
     )
@@ -607,42 +596,10 @@ def _shared(
     return np.stack([by_orders, by_revenue, by_revenue]), described
 
 
-def _thinned_at(posterior: Posterior, pick: np.ndarray) -> Posterior:
-    def thin(part: FamilyPosterior) -> FamilyPosterior:
-        return replace(part, draws=part.flat[pick][None])
-
-    return replace(posterior, purchases=thin(posterior.purchases), spend=thin(posterior.spend))
-
-
 def _last_days(history: History, numbers: np.ndarray) -> np.ndarray:
     from clvmodels.data import periods
 
     return periods.last_day(numbers, history.counted)
-
-
-def window_expectation(valuation: Valuation, history: History, back: np.ndarray) -> np.ndarray:
-    """Expected repeat purchases in windows of the past, given first days and parameters alone.
-
-    Parameters
-    ----------
-    back
-        Ascending, days (periods) before the end of observation; window k lies between entries k
-        and k + 1.
-
-    Returns
-    -------
-    Shape (draw, window).
-    """
-    age = np.rint(valuation.summary["T"] * history.per_unit).astype(int)
-    size = int(max(age.max(), back[-1])) + 1
-    daily = ahead.from_acquisition(valuation, size, history.per_unit)
-    upto = np.concatenate([np.zeros((len(daily), 1)), daily.cumsum(axis=1)], axis=1)
-    customers = np.bincount(age, minlength=size)
-    ages = np.arange(size)
-    cumulated = np.stack(  # expected repeats up to each edge
-        [upto[:, np.maximum(ages - edge, 0)] @ customers for edge in back], axis=1
-    )
-    return cumulated[:, :-1] - cumulated[:, 1:]
 
 
 def _dataset(

@@ -148,7 +148,7 @@ def trial(design: Design, options: FitConfig, rng: np.random.Generator) -> Trial
         int(rng.integers(2**31)),
     )
     converged = _trusted(draws)
-    draws, exact = _thinned(draws), _point(design, truth)
+    draws, exact = draws.thinned(min(DRAWS, len(draws))), _point(design, truth)
     seed = int(rng.integers(2**31))
     told = [_told(design, world, now, posterior, seed) for posterior in (draws, exact)]
     pairs = {name: (told[0][name], told[1][name][0]) for name in told[1]}
@@ -316,14 +316,6 @@ def _draw(family: Family, priors: Mapping[str, PriorSpec], rng: np.random.Genera
     }
     theta = {**family.from_coordinates({**free, **family.constants}), **family.constants}
     return {name: float(theta[name]) for name in family.parameter_names}
-
-
-def _thinned(draws: Posterior) -> Posterior:
-    def part(one: FamilyPosterior) -> FamilyPosterior:
-        pick = np.linspace(0, len(one.flat) - 1, min(DRAWS, len(one.flat))).astype(int)
-        return replace(one, draws=one.flat[pick][None])
-
-    return replace(draws, purchases=part(draws.purchases), spend=part(draws.spend))
 
 
 def _point(design: Design, truth: Mapping[str, Mapping[str, float]]) -> Posterior:

@@ -15,10 +15,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from clvmodels.artifacts import DAYS_PER_UNIT, Check
 from clvmodels.fit import shocks
 from clvmodels.models import registry
 from clvmodels.models.family import SpendFamily
+from clvmodels.value import Valuation
+from clvmodels.value.horizons import in_window
 
+THIN = 50
+"""Draws over which the window's expectation is averaged."""
+LONGEST = 522
+"""Weeks (periods) of a path: ten years; what is later keeps the factor of the last."""
 WORLD = 20_000
 """Baskets simulated for their coefficient of variation."""
 FLOOR = 1e-4
@@ -123,3 +130,101 @@ def factors(paths: np.ndarray, flow: np.ndarray, until: Sequence[int]) -> np.nda
     total = flow.cumsum()
     at = np.asarray(until) - 1
     return (cumulated[:, at] / np.where(total[at] > 0, total[at], 1.0)).T
+
+
+@dataclass(frozen=True, kw_only=True)
+class Effects:
+    """Factors of shared shocks on the sums of a valuation: ``value`` (draw,), ``orders`` and ``revenue``
+    (draw, horizon)."""
+
+    value: np.ndarray
+    orders: np.ndarray
+    revenue: np.ndarray
+
+
+def of_window(valuation: Valuation, seed: int) -> Weather:
+    """Shared shocks of a run's own window, as many draws as its posterior has."""
+    summary = valuation.summary
+    calendar, discrete = summary.calendar, summary.clock == "discrete"
+    if len(valuation.draws) < 2:
+        return Weather(orders=None, baskets=None, reason="one parameter vector has no interval")
+    if not len(calendar.day):
+        return Weather(orders=None, baskets=None, reason="a table of summaries does not tell the weeks")
+    end = np.datetime64(summary.observation_end, "D")
+    past = calendar.day <= end
+    if discrete:
+        orders, revenue = calendar.repeat_orders[past], calendar.repeat_amount[past]
+        back, per_unit = np.arange(len(orders) + 1.0), 1.0
+    else:
+        days = int((end - np.datetime64(summary.observation_start, "D")).astype(int)) + 1
+        weeks = days // 7
+        age = (end - calendar.day).astype(int)
+        inside = past & (age < 7 * weeks)
+        position = weeks - 1 - age[inside] // 7
+        orders, revenue = (
+            np.bincount(position, column[inside], weeks)
+            for column in (calendar.repeat_orders, calendar.repeat_amount)
+        )
+        back, per_unit = 7.0 * np.arange(weeks + 1), DAYS_PER_UNIT[summary.time_unit]
+    few = Valuation(summary, valuation.posterior.thinned(THIN), valuation.assumptions, seed)
+    expected = in_window(few, per_unit, back.astype(int))[:, ::-1].mean(axis=0)
+    wild = variation(valuation.spend, few.spend_draws.mean(axis=0), seed)
+    return estimate(orders, expected, revenue, wild, len(valuation.draws), seed)
+
+
+def effects(weather: Weather, valuation: Valuation, bands: np.ndarray, seed: int) -> Effects:
+    """Factors on what a valuation summed.
+
+    The weeks of a path are weighed by the expected flow of value, interpolated (monotone cubic)
+    between the cumulated values of the year bands.
+
+    Parameters
+    ----------
+    bands
+        Expected value by band of ``valuation.band_edges``, bands of no length left out, shape (band,).
+    """
+    from scipy.interpolate import PchipInterpolator
+
+    summary, assumptions = valuation.summary, valuation.assumptions
+    step = 1.0 if summary.clock == "discrete" else 7.0 / DAYS_PER_UNIT[summary.time_unit]
+    edges = np.unique(np.asarray(valuation.band_edges, float))
+    finite = edges[np.isfinite(edges)]
+    cumulated = np.concatenate([[0.0], np.cumsum(bands)])
+    far = max(finite[-1], *assumptions.horizons.values()) if assumptions.horizons else finite[-1]
+    weeks = int(np.clip(np.ceil(far / step), 1, LONGEST))
+    at = PchipInterpolator(finite, cumulated[: len(finite)], extrapolate=False)(
+        np.minimum(step * np.arange(weeks + 1), finite[-1])
+    )
+    flow = np.diff(at)
+    orders, revenue = weather.paths(weeks, seed)
+    until = [
+        int(np.clip(np.ceil(length / step - 1e-9), 1, weeks)) for length in assumptions.horizons.values()
+    ]
+    beyond = cumulated[-1] - at[-1]
+    total = (revenue @ flow + beyond * revenue[:, -1]) / (flow.sum() + beyond)
+    return Effects(
+        value=total, orders=factors(orders, flow, until).T, revenue=factors(revenue, flow, until).T
+    )
+
+
+def checks(weather: Weather) -> tuple[Check, ...]:
+    """What was found of shared shocks, and whether their draws can be trusted."""
+    if weather.orders is None:
+        sentence = f"Shocks that all customers share were not estimated: {weather.reason}."
+        return (Check(name="shared shocks", passed=None, sentence=sentence),)
+    found = weather.orders
+    phi, sigma, tau = found.parameters.mean(axis=0)
+    return (
+        Check(
+            name="shared shocks",
+            passed=bool(found.k_hat <= shocks.TRUSTED),
+            value=found.k_hat,
+            threshold=shocks.TRUSTED,
+            sentence=(
+                f"Repeat purchases of all customers strayed together from the model's expectation: weekly "
+                f"shocks of {100 * sigma:.0f} % (of which {100 * phi:.0f} % last into the next week) and a "
+                f"drift of {100 * tau:.1f} % a week, from {found.used} weeks; k-hat {found.k_hat:.2f} "
+                f"(at most {shocks.TRUSTED})."
+            ),
+        ),
+    )

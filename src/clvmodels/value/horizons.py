@@ -208,3 +208,30 @@ def from_acquisition(valuation: Valuation, steps: int, per_unit: float) -> np.nd
     rate = np.empty((len(valuation.draws), len(times)))
     groups.rates_over_time(family.rate, valuation.draws, nobody, times, rate)
     return rate.reshape(len(rate), steps, -1) @ weights
+
+
+def in_window(valuation: Valuation, per_unit: float, back: np.ndarray) -> np.ndarray:
+    """Expected repeat purchases in windows of the past, given first days and parameters alone.
+
+    Parameters
+    ----------
+    per_unit
+        Days (periods) in a time unit.
+    back
+        Ascending, days (periods) before the end of observation; window k lies between entries k
+        and k + 1.
+
+    Returns
+    -------
+    Shape (draw, window).
+    """
+    age = np.rint(valuation.summary["T"] * per_unit).astype(int)
+    size = int(max(age.max(), back[-1])) + 1
+    daily = from_acquisition(valuation, size, per_unit)
+    upto = np.concatenate([np.zeros((len(daily), 1)), daily.cumsum(axis=1)], axis=1)
+    customers = np.bincount(age, minlength=size)
+    ages = np.arange(size)
+    cumulated = np.stack(  # expected repeats up to each edge
+        [upto[:, np.maximum(ages - edge, 0)] @ customers for edge in back], axis=1
+    )
+    return cumulated[:, :-1] - cumulated[:, 1:]
