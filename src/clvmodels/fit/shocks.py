@@ -13,8 +13,10 @@ seen, and known events are regressors. All terms are normal given (φ, σ, τ), 
 in closed form (Rasmussen and Williams, 2006, Gaussian Processes for Machine Learning, eq. 2.30);
 the three that remain are drawn by the same certified importance sampling as the models.
 
-Beyond the data a_t falls back at rate φ while w_t spreads for ever; its drift -τ²/2 keeps the
-mean of exp(w_t) where it ended, so that shocks widen a forecast and do not lift it.
+Beyond the data a_t falls back at rate φ, and w_t to the window's mean with a half-life of
+``HALF_LIFE``: a window cannot tell whether what drifts will drift for ever, and with a walk without
+end the prior of τ alone would decide what an infinite horizon is worth. exp(a_t) and exp(w_t) keep
+the mean that their centres give: shocks widen a forecast, they do not lift it.
 """
 
 from __future__ import annotations
@@ -31,6 +33,8 @@ SHOCK = 0.3
 """Prior sd of σ (half-normal): a common shock of 30 % is large."""
 STEP = 0.03
 """Prior sd of τ (half-normal) per square root of a week: 22 % after a year."""
+HALF_LIFE = 104.0
+"""Weeks in which half of a drift is taken back, beyond the data."""
 EVENT = 0.7
 """Prior sd of the log effect of an event: half or double."""
 SEASON = 0.2
@@ -115,12 +119,14 @@ class Shocks:
         n = len(self)
         out = np.empty((n, weeks))
         a, w = self.state.T
-        centre = -(sigma**2) / 2
-        inner = sigma * np.sqrt(1 - phi**2)
+        centre, inner = -(sigma**2) / 2, sigma * np.sqrt(1 - phi**2)
+        pull = 0.5 ** (1 / HALF_LIFE)
+        spread = np.zeros(n)
         for t in range(weeks):
             a = centre + phi * (a - centre) + inner * rng.standard_normal(n)
-            w = w - tau**2 / 2 + tau * rng.standard_normal(n)
-            out[:, t] = a + w
+            w = pull * w + tau * rng.standard_normal(n)
+            spread = pull**2 * spread + tau**2
+            out[:, t] = a + w - spread / 2
         later = np.arange(self.weeks, self.weeks + weeks)
         design = _design(later, self.season, None if self.events is None else self.events[self.weeks :])
         if design.shape[1]:

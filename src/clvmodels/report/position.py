@@ -23,6 +23,7 @@ SOURCES = {
     "interplay": "Both together",
     "latents": "Who each customer really is",
     "noise": "Purchases and baskets as they fall",
+    "shared": "Shocks that all customers share",
     "acquisition": "Customers still to come",
 }
 _NAMES = {"cohort": "first purchase", "decile": "decile", "p_alive": "P(alive)"}
@@ -190,7 +191,7 @@ def _variance(equity: Equity) -> list[dict[str, Any]]:
             "source": name,
             "label": SOURCES[name],
             "unit": "share",
-            "level": "predictive",
+            "level": equity.levels[-1],
             "share": part.share,
             "mc_error": part.error,
             "sd": {"value": math.sqrt(max(part.variance, 0.0)), "unit": equity.currency},
