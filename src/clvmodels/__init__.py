@@ -1,6 +1,7 @@
 """Probabilistic customer lifetime value and customer equity.
 
 ``fit(config, transactions)`` runs the main job, ``bridge`` says why equity moved between two dates,
+``backtest`` holds forecasts from many past days against what happened,
 ``compare`` sets variants side by side, ``check`` validates a config and its data without fitting,
 ``load`` reads a finished run back from its folder, ``from_pymc_marketing`` values what was fitted
 there, and ``families`` lists the models.
@@ -18,6 +19,7 @@ __all__ = [
     "Comparison",
     "Run",
     "__version__",
+    "backtest",
     "bridge",
     "check",
     "compare",
@@ -30,6 +32,7 @@ __all__ = [
 _HOMES = {
     "Comparison": "run",
     "Run": "run",
+    "backtest": "run",
     "bridge": "run",
     "check": "run",
     "compare": "run",

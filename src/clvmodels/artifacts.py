@@ -10,7 +10,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +22,7 @@ LEVEL_CONTENTS = {
     "expected": "uncertainty of the population parameters",
     "latent": "parameters, and who each customer really is",
     "predictive": "parameters, customers, and purchases and baskets as they will fall",
+    "systematic": "parameters, customers, purchases, and shocks that all customers share",
 }
 INTERVALS = (0.50, 0.90, 0.95)
 
@@ -328,6 +329,19 @@ class Posterior:
     def is_point(self) -> bool:
         """One parameter vector without uncertainty: no interval may be shown."""
         return len(self) == 1
+
+    def thinned(self, count: int) -> Posterior:
+        """As many draws as wanted, evenly spread over these; a single vector is repeated."""
+        return self.picked(np.linspace(0, len(self) - 1, count).round().astype(int))
+
+    def picked(self, positions: np.ndarray) -> Posterior:
+        """The joint draws at these positions, as one chain."""
+
+        def pick(part: FamilyPosterior) -> FamilyPosterior:
+            draws = part.flat[np.minimum(positions, len(part.flat) - 1)]
+            return replace(part, draws=draws[None])
+
+        return replace(self, purchases=pick(self.purchases), spend=pick(self.spend))
 
     def pairs(self) -> tuple[np.ndarray, np.ndarray]:
         """Purchase and spend draws of equal length, shape (draw, parameter) each."""

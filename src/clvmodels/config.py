@@ -340,6 +340,23 @@ class ValueConfig(Section):
     """For expected orders and revenue; on a discrete clock those of at least one opportunity."""
 
 
+class ValidationConfig(Section):
+    backtest: Path | None = None
+    """Folder of a backtest of this config, for page one; default: ``out/NAME-backtest`` where it
+    exists."""
+    horizons: Annotated[tuple[Duration, ...], BeforeValidator(_listed)] = (
+        *("4 weeks", "13 weeks", "26 weeks", "52 weeks"),
+    )
+    """How far ahead ``backtest`` compares; those of the default that the log is too short for are left
+    out."""
+    every: Duration = "4 weeks"
+    """Time between origins, counted back from the end of the log (from ``first`` on where given)."""
+    first: Day | None = None
+    """Earliest origin; default: when a third of the log has been seen."""
+    origins: Annotated[tuple[Day, ...], BeforeValidator(_listed)] = ()
+    """Origins one by one, in the place of ``every`` and ``first``."""
+
+
 class ReportConfig(Section):
     title: str | None = None
     """Heading of the page; default: Customer equity."""
@@ -358,6 +375,8 @@ class Config(Section):
     """How the posterior is drawn."""
     value: ValueConfig
     """What a purchase is worth and how the future is discounted."""
+    validation: ValidationConfig = ValidationConfig()
+    """How forecasts are tested on the past, and where the result lies."""
     report: ReportConfig = ReportConfig()
     """How the report looks."""
     seed: Annotated[int, Field(ge=0)] = 20260101
@@ -515,13 +534,16 @@ def dump(config: Config, folder: Path | None = None) -> str:
     Parameters
     ----------
     folder
-        Where the text will be stored: a relative file source is rewritten to start there, so
-        that what is stored can be loaded again. Left out: the source stays as it is.
+        Where the text will be stored: relative paths of the source and of a backtest are rewritten to
+        start there, so that what is stored can be loaded again. Left out: they stay as they are.
     """
     document = config.model_dump(mode="json", exclude_none=True)
     source = config.data.source
     if folder is not None and source and source not in BUNDLED and not Path(source).is_absolute():
         document["data"]["source"] = Path(os.path.relpath(config.base / source, folder)).as_posix()
+    tested = config.validation.backtest
+    if folder is not None and tested is not None and not tested.is_absolute():
+        document["validation"]["backtest"] = Path(os.path.relpath(config.base / tested, folder)).as_posix()
     return yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=100)
 
 

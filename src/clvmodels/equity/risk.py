@@ -36,7 +36,7 @@ class Share(NamedTuple):
 
 
 def variance_budget(equity: Equity, acquisition: np.ndarray | None = None) -> Mapping[str, Share] | None:
-    """Where the variance of equity at level predictive comes from.
+    """Where the variance of equity at its last level comes from, predictive or systematic.
 
     By the law of total variance, with draws θ of the parameters and E3, E2, E1 the equity at levels
     predictive, latent and expected of one draw,
@@ -47,6 +47,7 @@ def variance_budget(equity: Equity, acquisition: np.ndarray | None = None) -> Ma
     ``interplay``         the rest of Var E1: both together
     ``latents``           E Var(E2 | θ) = Var(E2 - E1), as E[E2 | θ] = E1
     ``noise``             Var(E3 - E1) - Var(E2 - E1): purchases and baskets as they fall
+    ``shared``            Var E4 - Var E3: shocks that all customers share, where E4 exists
     ``acquisition``       Var(E3 + A) - Var E3, A the equity of future customers
     ====================  =====================================================================
 
@@ -66,7 +67,8 @@ def variance_budget(equity: Equity, acquisition: np.ndarray | None = None) -> Ma
     """
     if "by_purchases" not in equity.data or len(equity.levels) < 3:
         return None
-    expected, latent, predictive = (equity.total(level) for level in equity.levels)
+    expected, latent, predictive = (equity.total(level) for level in ("expected", "latent", "predictive"))
+    shared = equity.total("systematic") if "systematic" in equity.levels else None
     surveyed = [equity.data[name].values for name in ("unchanged", "by_purchases", "by_spend")]
 
     def parts(keep: np.ndarray, picked: np.ndarray) -> dict[str, float]:
@@ -82,6 +84,8 @@ def variance_budget(equity: Equity, acquisition: np.ndarray | None = None) -> Ma
             "latents": latents,
             "noise": (three - one).var(ddof=1) - latents,
         }
+        if shared is not None:
+            found["shared"] = shared[keep].var(ddof=1) - three.var(ddof=1)
         if acquisition is not None:
             later = acquisition[keep]
             found["acquisition"] = (three + later).var(ddof=1) - three.var(ddof=1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -151,6 +151,37 @@ def build(
         data = data.merge(_surveyed(survey, valuation.summary.currency), combine_attrs="override")
         customers = _with_risk(customers, survey, parts)
     return Equity(data=data, customers=customers)
+
+
+def with_shocks(equity: Equity, value: np.ndarray, orders: np.ndarray, revenue: np.ndarray) -> Equity:
+    """Level systematic: the predictive draws, times the shocks that all customers share.
+
+    Parameters
+    ----------
+    value
+        Factor on every sum of value, shape (draw,): shocks are not diversified over segments.
+    orders, revenue
+        Factors up to each horizon, shape (draw, horizon).
+    """
+    import xarray as xr
+
+    data = equity.data
+    last = data.sel(level="predictive")
+    factors = {"orders": orders, "revenue": revenue, "total": value, "never_again": value}
+    parts = ("segment:", "partition:", "losing_value")
+    added = {}
+    for name, variable in data.data_vars.items():
+        if "level" in variable.dims:
+            factor = factors.get(name, value if name.startswith(parts) else None)
+            one = last[name]
+            if factor is not None:
+                scaled = one.transpose("draw", ...)
+                one = scaled * factor.reshape(factor.shape + (1,) * (scaled.ndim - factor.ndim))
+                one = one.transpose(*last[name].dims)
+            added[name] = one.assign_attrs(variable.attrs).expand_dims(level=["systematic"])
+    whole = xr.concat([data[list(added)], xr.Dataset(added)], dim="level", combine_attrs="override")
+    rest = data.drop_vars(list(added) + ["level"])
+    return replace(equity, data=xr.merge([whole, rest], combine_attrs="override").assign_attrs(data.attrs))
 
 
 def _surveyed(survey: Survey, currency: str) -> Any:

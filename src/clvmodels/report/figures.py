@@ -29,7 +29,14 @@ from clvmodels.report import position
 from clvmodels.report.histories import surfaces
 
 INK, MODEL, PALE, FAINT, GREY = "#1c2733", "#2f5d8a", "#a9c1d9", "#e4ecf4", "#75808c"
-LINES = {"expected": "-", "latent": (0, (5, 2)), "predictive": (0, (1, 1.6)), "point": "-"}
+LINES: dict[str, Any] = {
+    "expected": "-",
+    "latent": (0, (5, 2)),
+    "predictive": (0, (1, 1.6)),
+    "systematic": (0, (6, 1.5, 1, 1.5)),
+    "point": "-",
+}
+
 
 _STYLE = {
     "font.family": "DejaVu Sans",
@@ -443,6 +450,27 @@ def frequency_histogram(arrays: Any, ax: Any = None) -> Any:
 
 
 @_styled
+def recency_histogram(arrays: Any, unit: str, ax: Any = None) -> Any:
+    """Repeat buyers by the time since their last purchase, observed and expected."""
+    figure, ax = _axes(ax, 4.4, 2.7)
+    edges = arrays["silence_edges"].values
+    middle = (edges[1:] + edges[:-1]) / 2
+    low, mean, high = arrays["silence_model"].values
+    ax.bar(middle, arrays["silence_observed"].values, width=0.8 * np.diff(edges), color=FAINT, edgecolor=GREY,
+           lw=0.7, label="observed")  # fmt: skip
+    if np.isfinite(low).all():
+        ax.vlines(middle, low, high, color=MODEL, lw=3.2, label="90 % predictive interval")
+    ax.plot(middle, mean, "o", color="white", mec=MODEL, ms=4.5, mew=1.2, label="model, mean")
+    ax.set_xlabel(f"Time since the last purchase ({unit}s)")
+    ax.set_ylabel("Customers who bought again")
+    _thousands(ax.yaxis)
+    handles, labels = ax.get_legend_handles_labels()
+    order = sorted(range(len(labels)), key=lambda j: labels[j] != "observed")
+    ax.legend([handles[j] for j in order], [labels[j] for j in order], loc="upper right")
+    return figure
+
+
+@_styled
 def tracking(arrays: Any, observation_end: str) -> Any:
     """Weekly and cumulative repeat purchases, observed and predicted, in the window and after it."""
     figure, panels = _panels(1, rows=2, width=8.8, height=4.8, sharex=True)
@@ -675,6 +703,11 @@ def _checked(arrays: Any, table: Mapping[str, Any], money: str) -> dict[str, tup
     out = {
         "frequency": (frequency_histogram(arrays), f"Customers by repeat purchases.{of}"),
     }
+    if "silence_edges" in arrays:
+        out["recency"] = (
+            recency_histogram(arrays, table["assumptions"]["time_unit"]),
+            f"Repeat buyers by how long ago they last bought.{of}",
+        )
     if "weekly_model" in arrays:
         out["tracking"] = (
             tracking(arrays, table["assumptions"]["valuation_date"]),

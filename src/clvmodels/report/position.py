@@ -23,6 +23,7 @@ SOURCES = {
     "interplay": "Both together",
     "latents": "Who each customer really is",
     "noise": "Purchases and baskets as they fall",
+    "shared": "Shocks that all customers share",
     "acquisition": "Customers still to come",
 }
 _NAMES = {"cohort": "first purchase", "decile": "decile", "p_alive": "P(alive)"}

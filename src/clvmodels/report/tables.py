@@ -61,6 +61,7 @@ def build(
     versions: Mapping[str, str],
     diagnostics: Mapping[str, Any],
     arrays: Any = None,
+    backtest: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Every number of the run, with unit and level.
 
@@ -74,6 +75,8 @@ def build(
     arrays
         Dataset of :func:`clvmodels.validate.checks.predictive_checks`; source of the block
         ``validation``.
+    backtest
+        As made by :func:`clvmodels.report.backtest.block`; None: not measured.
 
     Returns
     -------
@@ -116,6 +119,7 @@ def build(
         "maximum": {},
         "diagnostics": _diagnostics(posterior, diagnostics, config),
         "validation": _validation(arrays, money),
+        "backtest": dict(backtest) if backtest else None,
         "checks": [
             {"name": c.name, "passed": c.passed, "sentence": c.sentence, "value": c.value,
              "threshold": c.threshold, "figure": c.figure}
@@ -559,8 +563,7 @@ def disclosures(table: Mapping[str, Any]) -> list[tuple[str, str]]:
         ),
         (
             "Stability",
-            "Parameters were estimated on one window; no second window was fitted for comparison, and no "
-            "change against an earlier report is stated.",
+            _about_stability(table) + " No change against an earlier report is stated.",
         ),
         (
             "Accounting",
@@ -574,6 +577,15 @@ def disclosures(table: Mapping[str, Any]) -> list[tuple[str, str]]:
             "of customers, “value” that of one.",
         ),
     ]
+
+
+def _about_stability(table: Mapping[str, Any]) -> str:
+    if not table.get("backtest"):
+        return "Parameters were estimated on one window; no second window was fitted for comparison."
+    found = [c["sentence"] for c in table["checks"] if c["name"].startswith("stability")]
+    return " ".join(
+        found or ["A backtest refitted the parameters at earlier days; their stability is not judged."]
+    )
 
 
 def _about_cost(table: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -19,6 +19,7 @@ import numpy as np
 from clvmodels.artifacts import Assumptions, Check, Equity, Posterior, Summary
 from clvmodels.config import Config
 from clvmodels.errors import InputError
+from clvmodels.run import backtesting
 from clvmodels.run.stages import (
     Clock,
     Progress,
@@ -211,6 +212,7 @@ def fit(
         warnings.simplefilter("always")
         fitting.check_model(config.models.purchases, "purchases")
         fitting.check_model(config.models.spend, "spend")
+        backtesting.beside(config, folder)  # refuses a wrong one before anything slow starts
         tell("reading transactions", None)
         data = summarise(config, transactions)
         assumptions = resolve_assumptions(config, data)
@@ -362,10 +364,11 @@ def _revalue(
         raise InputError("a report with --set or --seed is a new run: name its folder with --out.")
     refuse_existing(Path(out), overwrite=False)
     found = reporting.load(folder)
+    tested = backtesting.beside(load_config(folder / "config.yaml", (), None), folder)
     config = load_config(folder / "config.yaml", [f"name='{Path(out).name}'", *overrides], seed)
     data, clock = found["summary"], Clock()
     assumptions = resolve_assumptions(config, data)
-    run = valued(config, data, found["posterior"], assumptions, Path(out), clock, tell)
+    run = valued(config, data, found["posterior"], assumptions, Path(out), clock, tell, tested)
     meta = {"seconds": clock.laps, "revalued_from": found["table"]["fingerprints"]}
     finish(replace(run, meta=meta), Path(out), False, tell)
     return Path(out) / "report.html"
@@ -399,27 +402,47 @@ def valued(
     folder: Path | None,
     clock: Clock,
     progress: Progress | None,
+    tested: Mapping[str, Any] | None = None,
 ) -> Run:
-    """From posterior draws to equity, checks and the table of numbers."""
+    """From posterior draws to equity, checks and the table of numbers.
+
+    ``tested`` is the content of a backtest; default: the one that lies beside the run.
+    """
     from clvmodels import equity, validate
     from clvmodels import fit as fitting
+    from clvmodels.equity.sensitivity import BETTER
     from clvmodels.report import tables
+    from clvmodels.validate import systematic
     from clvmodels.value import Valuation
 
     valuation = Valuation(data, draws, assumptions, config.seed)
     if progress:
         progress("value, changed assumptions", None)
-    result = equity.build(valuation, progress, equity.survey(valuation))
+    survey = equity.survey(valuation)
+    result = equity.build(valuation, progress, survey)
     gate = fitting.gate(draws, result.total(result.levels[0]))
     pass_gate(gate, config, folder, draws, data)
+    weather = systematic.of_window(valuation, config.seed)
+    if weather.reason is None:
+        bands = result.data["bands"].mean("draw").values
+        found = systematic.effects(weather, valuation, bands, config.seed)
+        # What customers cost is paid in any weather; 1 where they cost nothing.
+        moved = (survey.changed["spend"] - survey.equity).mean() / (BETTER * survey.equity.mean())
+        result = equity.with_shocks(result, 1 + moved * (found.value - 1), found.orders, found.revenue)
     clock.lap("value")
     if progress:
         progress("predictive checks", None)
-    found, arrays = validate.predictive_checks(data, draws, config.seed)
+    met, arrays = validate.predictive_checks(data, draws, config.seed)
     clock.lap("checks")
-    checks = (*gate, *found)
+    tested, block = tested or backtesting.beside(config, folder), None
+    if tested is not None:
+        block = backtesting.on_page_one(tested, valuation, result.levels[0])
+        met = (*met, *(Check(**check) for check in tested["checks"]))
+    checks = (*gate, *met, *systematic.checks(weather))
     diagnostics = {"converged": converged(gate)}
-    table = tables.build(data, draws, assumptions, result, checks, config, versions(), diagnostics, arrays)
+    table = tables.build(
+        data, draws, assumptions, result, checks, config, versions(), diagnostics, arrays, block
+    )
     return Run(
         data=data, draws=draws, result=result, summary=table, checks=checks, arrays=arrays,
         config=config, assumptions=assumptions, path=folder,
