@@ -116,6 +116,31 @@ def make_posterior(draws: int = 200, seed: int = 2) -> Posterior:
     return Posterior(purchases=parts[0], spend=parts[1], time_unit="week", currency="USD")
 
 
+MEASURED = {"unit": "share", "level": "predictive", "coverage": 0.64, "band": [0.71, 1.0], "within": False}
+MEASURED |= {"bias": 0.014, "rms_z": 2.0}
+BACKTEST = {
+    "horizon": "4 weeks",
+    "held": None,
+    "share": tables.statistics(np.linspace(0.02, 0.04, 50), unit="share", level="expected"),
+    "origins": {"value": 14, "unit": "origins"},
+    "first": "1997-05-20",
+    "last": "1998-05-19",
+    "horizons": [
+        {
+            "label": "4 weeks",
+            "steps": 28,
+            "origins": {"value": 14, "unit": "origins"},
+            "separate": {"value": 14, "unit": "origins"},
+            "holds": False,
+            **dict.fromkeys(("orders", "revenue", "margin"), MEASURED),
+        }
+    ],
+    "calibrated": None,
+    "reason": "nothing estimated it.",
+    "rules_that_win": 0,
+}
+
+
 class Artefacts:
     """Everything that a run hands to the report."""
 
@@ -158,6 +183,7 @@ class Artefacts:
             {"clvmodels": "0.1.0", "numpy": "2"},
             {"converged": self.converged},
             self.arrays,
+            None if self.posterior.is_point else BACKTEST,
         )
 
     def write(self, folder: Path) -> Path:

@@ -99,7 +99,7 @@ def _folder_name(value: str) -> str:
 
 
 def _listed(value: Any) -> Any:
-    return (value,) if isinstance(value, str) else value
+    return (value,) if isinstance(value, str | dt.date) else value
 
 
 Day = Annotated[str, BeforeValidator(_day)]

@@ -293,6 +293,7 @@ def read(
     InputError
         As :func:`clvmodels.data.summarise` does; for a table of summaries, which has no dates.
     """
+    import ibis
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -304,7 +305,7 @@ def read(
     whole = config.model_copy(update={"observation_end": config.holdout_end, "holdout_end": None})
     with opened(whole, transactions, margin_column, base, [s.name for s in statistics]) as source:
         cleaned = clean(source, whole)
-        rows = cleaned.rows
+        rows = cleaned.rows.filter(cleaned.rows.day <= ibis.date(cleaned.end.isoformat()))
         if whole.clock == "discrete":
             rows = rows.mutate(day=periods.start_of(rows.day, whole.time_unit))
         all_days = source.keep(_customer_days(rows))

@@ -339,7 +339,7 @@ def sentences(table: Mapping[str, Any]) -> list[str]:
         if held
         else "So at no horizon can the intervals be taken at their word."
     )
-    return [*out, _about_rules(table)]
+    return [*out, _about_rules(table), *_about_rankings(table)]
 
 
 def _textbook(block: Mapping[str, Any], k: int) -> str:
@@ -377,6 +377,23 @@ def _about_rules(table: Mapping[str, Any]) -> str:
     total = len({(row["horizon"], row["measure"]) for row in table["rules"]})
     cases = len({(row["horizon"], row["measure"]) for _, row in wins})
     return f"A NAIVE RULE WINS in {cases} of {total} comparisons ({'; '.join(parts)})."
+
+
+def _about_rankings(table: Mapping[str, Any]) -> list[str]:
+    """Where a naive ranking of customers would have caught more than the model's."""
+    parts = []
+    for k, row in enumerate(table["decisions"]):
+        names = ("top_decile_last_period", "top_decile_spend_so_far")
+        known = [name for name in names if row[name] is not None]
+        best = max(known, key=lambda name: row[name], default=None)
+        if best and row["top_decile"] is not None and row[best] > row["top_decile"]:
+            parts.append(
+                f"{row['horizon']}: {_CAPTURES[best]}, {{decisions.{k}.{best}:percent}} of the margin "
+                f"against {{decisions.{k}.top_decile:percent}}"
+            )
+    if not parts:
+        return []
+    return [f"A NAIVE RANKING WINS in choosing the best tenth of customers ({'; '.join(parts)})."]
 
 
 def _and(items: Sequence[str]) -> str:

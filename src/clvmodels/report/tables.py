@@ -40,6 +40,9 @@ SIGNIFICANT = 10
 RANKS = 10
 """Rank probabilities are given for at most this many ranks."""
 
+_PLACES = {"out": True, "data": {"source"}, "validation": {"backtest"}}
+"""Keys of the config that say where things lie."""
+
 EXCLUDED = (
     "competition",
     "the economy",
@@ -130,7 +133,7 @@ def build(
         "versions": dict(versions),
         "fingerprints": {
             "data": summary.fingerprint,
-            "config": _hash(config.model_dump_json(exclude={"out": True, "data": {"source"}}).encode()),
+            "config": _hash(config.model_dump_json(exclude=_PLACES).encode()),
             "posterior": _hash(*(np.ascontiguousarray(p).tobytes() for p in posterior.pairs())),
         },
     }  # fmt: skip
