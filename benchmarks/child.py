@@ -52,7 +52,9 @@ def main(text: str) -> None:
         found["error"] = f"out of memory (limit {gigabytes:g} GB)" if gigabytes else "out of memory"
     found["seconds"] = sum(watch.laps.values())
     found["laps"] = watch.laps
-    found["peak_mb"] = peak_mb(resource.RUSAGE_CHILDREN if watch.of_children else resource.RUSAGE_SELF)
+    who = resource.RUSAGE_CHILDREN if watch.of_children else resource.RUSAGE_SELF
+    found["peak_mb"] = peak_mb(who)
+    found["cpu_seconds"] = sum(resource.getrusage(who)[:2])
     print(MARK + json.dumps(found), flush=True)
 
 

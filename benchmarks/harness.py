@@ -86,7 +86,8 @@ class Result:
     Attributes
     ----------
     runs
-        One entry per process: ``seconds``, ``laps``, ``peak_mb``, ``values``.
+        One entry per process: ``seconds``, ``laps``, ``peak_mb``, ``values``, and ``cpu_seconds`` of the
+        whole process.
     error
         Why there is no number, or none more.
     """
@@ -111,6 +112,10 @@ class Result:
     @property
     def values(self) -> dict[str, Any]:
         return dict(self.runs[-1]["values"])
+
+    def median(self, value: str) -> float:
+        """Median of a number among the values."""
+        return statistics.median(run["values"][value] for run in self.runs)
 
     def lap(self, name: str) -> float:
         """Median seconds of a part of the work."""
@@ -170,8 +175,8 @@ class Bench:
             self._once(before)
         if work.key not in self._ready:
             self._ready.add(work.key)
-            self._tell(f"before: {work.key}")
-            run(work)
+            error = run(work)["error"]
+            self._tell(f"before: {work.key}{f': {error}' if error else ''}")
 
     def _save(self) -> None:
         kept = {key: asdict(result) for key, result in self._found.items()}

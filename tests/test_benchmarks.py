@@ -12,6 +12,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks import harness, suite, tables  # noqa: E402
+from benchmarks.child import Watch  # noqa: E402
 from benchmarks.harness import Bench, work  # noqa: E402
 
 SILENT = "benchmarks.ours:command"
@@ -81,9 +82,8 @@ def test_the_smallest_benchmark(tmp_path):
     from benchmarks import inputs, ours
     from clvmodels.value import Valuation
 
-    one = suite.Suite(bench(tmp_path), suite.SIZES["short"])
-    asked = work("benchmarks.ours:value", needs=[one.customers(200)], customers=200, draws=50)
-    (found,) = one.bench.measure(asked)
+    inputs.customers(Watch(), customers=200)
+    (found,) = bench(tmp_path).measure(work("benchmarks.ours:value", customers=200, draws=50))
     assert found.error is None
     assert found.seconds > 0
     assert found.values["customers"] == 200
