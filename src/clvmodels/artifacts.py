@@ -174,7 +174,7 @@ class Summary:
         """
         keep = np.ones(len(self), bool) if where is None else where
         stats = np.column_stack([self[name][keep] for name in names])
-        distinct, inverse, count = _unique_rows(stats)
+        distinct, inverse, count = unique_rows(stats)
         index = np.full(len(self), -1)
         index[keep] = inverse
         return Rows(names=names, stats=distinct, weight=count.astype(float), index=index)
@@ -242,8 +242,8 @@ class Summary:
         )
 
 
-def _unique_rows(stats: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """``np.unique(axis=0)`` by one lexicographic sort: rows, inverse, counts."""
+def unique_rows(stats: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """``np.unique(axis=0, return_inverse=True, return_counts=True)`` by one lexicographic sort."""
     if not len(stats):
         return stats, np.zeros(0, int), np.zeros(0, int)
     order = np.lexsort(stats.T[::-1])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -34,23 +36,50 @@ class _Level:
         self.best = np.zeros(draws)
         self.once = valuation.summary["frequency"] == 0
         self.never_again = np.zeros(draws)
-        self.histogram = Histogram(draws, typical)
+        self._histogram: Histogram | None = Histogram(draws, typical)
+        self.lorenz = self.gini = np.zeros(0)
 
-    def add(self, tile: Tile, valuation: Valuation, best: np.ndarray | None) -> None:
-        self.total += tile.value.sum(axis=0)
+    def sums(self, tile: Tile, valuation: Valuation, best: np.ndarray | None) -> _Sums:
+        """What one tile adds; takes no notice of other tiles, so that threads may work on it."""
+        codes = {name: segment.codes for name, segment in valuation.summary.segments.items()}
+        return _Sums(
+            total=tile.sum(),
+            segments={name: tile.sum_by(code[tile.customers]) for name, code in codes.items()},
+            never_again=tile.sum(self.once[tile.customers]),
+            best=None if best is None else tile.sum(best[tile.customers]),
+        )
+
+    def add(self, tile: Tile, sums: _Sums) -> None:
+        self.total += sums.total
         self.alive += tile.alive
         self.orders += tile.orders
         self.revenue += tile.revenue
         if tile.bands is not None:
             self.bands = self.bands + tile.bands if self.bands.size else tile.bands
-        for name, segment in valuation.summary.segments.items():
-            codes = segment.codes[tile.customers]
-            for code in np.unique(codes):
-                self.segments[name][:, code] += tile.value[codes == code].sum(axis=0)
-        self.never_again += tile.value[self.once[tile.customers]].sum(axis=0)
-        if best is not None:
-            self.best += tile.value[best[tile.customers]].sum(axis=0)
-        self.histogram.add(tile.value)
+        for name, by_code in sums.segments.items():
+            for code, total in by_code.items():
+                self.segments[name][:, code] += total
+        self.never_again += sums.never_again
+        if sums.best is not None:
+            self.best += sums.best
+        assert self._histogram is not None
+        self._histogram.add(tile.distinct, tile.members)
+
+    def finish(self) -> None:
+        """Reduce the histogram to what is reported."""
+        assert self._histogram is not None
+        self.lorenz, self.gini = self._histogram.lorenz(SHARES), self._histogram.gini()
+        self._histogram = None
+
+
+@dataclass(frozen=True)
+class _Sums:
+    """Sums of value over the customers of one tile, shape (draw,) each."""
+
+    total: np.ndarray
+    segments: dict[str, dict[int, np.ndarray]]
+    never_again: np.ndarray
+    best: np.ndarray | None
 
 
 def build(valuation: Valuation, progress: Callable[[str, float], None] | None = None) -> Equity:
@@ -78,19 +107,28 @@ def build(valuation: Valuation, progress: Callable[[str, float], None] | None = 
     for name in names:
         level = levels[name] = _Level(valuation, typical)
         first = name == names[0]
-        tiles = valuation.expected() if first else getattr(valuation, name)()
+
+        reduce = partial(_reduce, valuation, level, best, table if first else None)
+        tiles = valuation.expected(then=reduce) if first else getattr(valuation, name)(then=reduce)
         done = 0
-        for tile in tiles:
+        for tile, sums, columns in tiles:
             if first:
-                table.add(tile)
-            level.add(tile, valuation, best)
+                table.add(tile, columns)
+            level.add(tile, sums)
             done += len(tile.customers)
             if progress:
                 progress(f"value, level {name}", done / n)
+        level.finish()
         if first:
             best = top(table["value_mean"], 0.10)
             level.best[:] = np.nan  # the set is chosen from this very pass
     return Equity(data=_dataset(valuation, levels), customers=table.table(valuation.summary))
+
+
+def _reduce(
+    valuation: Valuation, level: _Level, best: np.ndarray | None, table: CustomerTable | None, tile: Tile
+) -> tuple[Tile, _Sums, dict[str, np.ndarray]]:
+    return tile, level.sums(tile, valuation, best), table.columns(tile) if table else {}
 
 
 def top(values: np.ndarray, share: float) -> np.ndarray:
@@ -125,7 +163,7 @@ def _dataset(valuation: Valuation, levels: dict[str, _Level]) -> Any:
     bands = [
         f"{a:g}-{b:g} years" if np.isfinite(b) else f">{a:g} years" for a, b in itertools.pairwise(years)
     ]
-    lorenz = {name: level.histogram.lorenz(SHARES) for name, level in levels.items()}
+    lorenz = {name: level.lorenz for name, level in levels.items()}
 
     def stack(pick: Callable[[_Level], np.ndarray]) -> np.ndarray:
         return np.stack([pick(level) for level in levels.values()])
@@ -144,7 +182,7 @@ def _dataset(valuation: Valuation, levels: dict[str, _Level]) -> Any:
         "orders": (("level", "draw", "horizon"), stack(lambda v: v.orders), {"unit": "orders"}),
         "revenue": (("level", "draw", "horizon"), stack(lambda v: v.revenue), unit),
         "beyond": (("draw",), _share(first.bands[:, -1], first.total), share),
-        "gini": (("level", "draw"), stack(lambda v: v.histogram.gini()), share),
+        "gini": (("level", "draw"), stack(lambda v: v.gini), share),
         "top_decile": (("level", "draw"), np.stack([v[:, decile] for v in lorenz.values()]), share),
         "fixed_top_decile": (("level", "draw"), stack(lambda v: _share(v.best, v.total)), share),
         "lorenz": (

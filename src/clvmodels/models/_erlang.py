@@ -68,8 +68,8 @@ def phase_count(draws):
 @compiled.phase_weights
 def phase_weights(theta, stats, out):
     """Γ(R+j)/(Γ(R) j!) y^j / S for each phase j < k."""
-    k, r, alpha, _, _ = theta
-    x, t_x, T = stats
+    k, r, alpha = theta[0], theta[1], theta[2]
+    x, t_x, T = stats[0], stats[1], stats[2]
     R, y = r + k * x, (T - t_x) / (alpha + T)
     S, out[0] = 1.0, 1.0
     for j in range(1, int(k)):
@@ -82,8 +82,8 @@ def phase_weights(theta, stats, out):
 @numba.njit(float64(_vector, _vector, float64), cache=True)
 def p_alive(theta, stats, n):
     """1 / (1 + a/(b+n-1) ((α+T)/(α+t_x))^R / S)."""
-    k, r, alpha, a, b = theta
-    x, t_x, T = stats
+    k, r, alpha, a, b = theta[0], theta[1], theta[2], theta[3], theta[4]
+    x, t_x, T = stats[0], stats[1], stats[2]
     if n == 0.0:
         return 1.0
     R, y, S = r + k * x, (T - t_x) / (alpha + T), 1.0
@@ -96,7 +96,7 @@ def p_alive(theta, stats, n):
 @numba.njit(void(_vector, float64, float64, float64, float64, _vector), cache=True)
 def phase_rates(theta, x, T, n, s, out):
     """E[rate(s) | alive, phase j] into ``out[j]``: λ ~ Gamma(R+j, A), p ~ Beta(a, b+n)."""
-    k, r, alpha, a, b = theta
+    k, r, alpha, a, b = theta[0], theta[1], theta[2], theta[3], theta[4]
     R, A = r + k * x, alpha + T
     if k == 1.0:
         out[0] = R / A * beta_power_mean(R + 1.0, a, b + n, s / A)
@@ -125,8 +125,8 @@ LATENTS = ("alive", "intensity", "decay", "p", "phase", "k")
 @numba.njit(void(_vector, _vector, float64, float64, _generator, _vector), cache=True)
 def draw(theta, stats, alive, n, rng, out):
     """alive; the phase of the running gap; λ and p given these. intensity is λ/k, decay λp/k."""
-    k, r, alpha, a, b = theta
-    x, t_x, T = stats
+    k, r, alpha, a, b = theta[0], theta[1], theta[2], theta[3], theta[4]
+    x, t_x, T = stats[0], stats[1], stats[2]
     R, phase = r + k * x, 0.0
     if rng.random() < alive:
         out[0] = 1.0

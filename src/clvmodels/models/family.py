@@ -15,7 +15,7 @@ Numba scalars (``p_alive``, ``rate``, ``latent``, ``gap``, ...)
     decorated with :data:`compiled`, which fixes their signature, so that a shared loop
     takes them as first-class functions and loads from Numba's cache. ``theta`` is one
     draw in the order of ``parameters``; ``stats`` one row in the order of ``state`` (spend
-    families: of ``statistics``).
+    families: of ``statistics``). They are read by index: ``r, alpha = theta`` costs 50 ns.
 ``simulate``
     NumPy, from the story of the model alone. It must not reuse the likelihood's algebra,
     because simulator and likelihood are each other's proof.

@@ -48,7 +48,7 @@ def phase_rates(theta, stats, s, out):
 @compiled.total
 def total(theta, stats):
     """E[1/p | alive] = (a+b+x)/(a-1), finite for a > 1."""
-    _, _, _, a, b = theta
+    a, b = theta[3], theta[4]
     return (a + b + stats[0]) / (a - 1.0)
 
 

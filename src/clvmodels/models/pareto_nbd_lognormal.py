@@ -112,7 +112,7 @@ _draw = types.UniTuple(float64, 6)
 @numba.njit(_draw(_vector), cache=True)
 def _population(theta):
     """Means and sds of log λ and log μ; slope of the latter on the former, and the sd that remains."""
-    lambda_median, s1, mu_median, s2, coupling = theta
+    lambda_median, s1, mu_median, s2, coupling = theta[0], theta[1], theta[2], theta[3], theta[4]
     rest = s2 / math.sqrt(1.0 + coupling**2)
     return math.log(lambda_median), s1, math.log(mu_median), s2, coupling * rest / s1, rest
 
@@ -193,7 +193,7 @@ def _terms(population, x, t):
 @numba.njit(types.UniTuple(_vector, 2)(_vector, _vector), cache=True)
 def _given_alive(theta, stats):
     """Nodes of μ, and weights with E[λ f(μ) | x, alive at T] = Σ weight f(node)."""
-    x, _, T = stats
+    x, T = stats[0], stats[2]
     population = _population(theta)
     nodes, weight, _ = _purchases(population, x, T)
     log_mu, h = _dropout(population, nodes)
@@ -226,7 +226,7 @@ def _given_alive(theta, stats):
 @compiled.p_alive
 def p_alive(theta, stats):
     """E[λ^x e^-(λ+μ)T] over E[L]."""
-    x, t_x, T = stats
+    x, t_x, T = stats[0], stats[1], stats[2]
     population = _population(theta)
     first, left, scale = _terms(population, x, T)
     _, left_before, scale_before = _terms(population, x, t_x)
@@ -319,7 +319,7 @@ def latent(theta, stats, rng, out):
     Both terms of L are log-concave in (log λ, log μ), so that the tangent of the logarithm at any
     point is above it. The exponential of a tangent makes the population a normal with another mean.
     """
-    x, t_x, T = stats
+    x, t_x, T = stats[0], stats[1], stats[2]
     population = _population(theta)
     m1, s1, m2, _, slope, rest = population
     first = _tangent(population, x + 1.0, 0.0, T)

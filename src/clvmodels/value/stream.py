@@ -1,14 +1,16 @@
 """Streams tiles of customers through the draws; nothing of size draws × customers is kept.
 
-A tile is a fixed number of customers with all draws. Random streams belong to tiles, and
-results come back in the order of tiles, so that threads and memory change nothing.
+A tile is a fixed number of customers with all draws; at level expected, of kinds of customers:
+those with equal statistics and margin are worth the same in every draw. Random streams belong to
+tiles, and results come back in the order of tiles, so that threads and memory change nothing.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -17,6 +19,7 @@ from clvmodels.models import registry
 from clvmodels.models.family import PurchaseFamily, SpendFamily
 from clvmodels.numerics import loops
 from clvmodels.numerics.discounting import Flow
+from clvmodels.value.residual import groups as residual_groups
 from clvmodels.value.residual import make_schedule, residual, tabulate
 from clvmodels.value.threads import ordered
 
@@ -34,23 +37,99 @@ class Tile:
     ----------
     customers
         Positions in the summary.
-    value
-        Shape (customer, draw), currency.
+    distinct
+        Shape (kind, draw), currency: a value for each kind of customer.
+    kind
+        Kind of each customer, shape (customer,); None where every customer is its own.
     alive, orders, revenue
         Sums over the tile: shapes (draw,), (draw, horizon), (draw, horizon).
     bands
         Level expected: value by window of the future, summed, shape (draw, band).
     details
-        Level expected: per-customer posterior means, name → shape (customer,).
+        Level expected: posterior means, name → shape (kind,).
     """
 
     customers: np.ndarray
-    value: np.ndarray
+    distinct: np.ndarray
     alive: np.ndarray
     orders: np.ndarray
     revenue: np.ndarray
+    kind: np.ndarray | None = None
     bands: np.ndarray | None = None
     details: Mapping[str, np.ndarray] | None = None
+
+    @property
+    def value(self) -> np.ndarray:
+        """Value of every customer, shape (customer, draw)."""
+        return self.distinct if self.kind is None else self.distinct[self.kind]
+
+    @property
+    def members(self) -> np.ndarray | None:
+        """Customers of each kind, shape (kind,)."""
+        return None if self.kind is None else np.bincount(self.kind, minlength=len(self.distinct))
+
+    def sum(self, where: np.ndarray | None = None) -> np.ndarray:
+        """Value of the customers of a mask, or of all, shape (draw,)."""
+        if self.kind is None:
+            return (self.distinct if where is None else self.distinct[where]).sum(axis=0)
+        kind = self.kind if where is None else self.kind[where]
+        times = np.bincount(kind, minlength=len(self.distinct)).astype(float)
+        return np.einsum("k,kd->d", times, self.distinct)
+
+    def sum_by(self, codes: np.ndarray) -> dict[int, np.ndarray]:
+        """Value by code of the customers, shape (draw,) each."""
+        return {int(code): self.sum(codes == code) for code in np.unique(codes)}
+
+
+@dataclass(frozen=True)
+class _Kinds:
+    """Customers folded to those that are worth the same, in order of group, row and spend.
+
+    Attributes
+    ----------
+    order
+        Customers, those of a kind next to each other.
+    start
+        Where each kind begins in ``order``, and the number of customers.
+    row
+        Row of each kind.
+    group, statistics
+        Group of each row, ascending in the order of kinds, and the statistics of each group: rows with
+        one value given alive.
+    """
+
+    order: np.ndarray
+    start: np.ndarray
+    row: np.ndarray
+    group: np.ndarray
+    statistics: np.ndarray
+
+    @classmethod
+    def of(cls, family: PurchaseFamily, rows: Rows, spend: np.ndarray, margin: np.ndarray) -> _Kinds:
+        statistics, group = residual_groups(family, rows.stats)
+        keys = (np.arange(len(margin)), margin, *spend.T[::-1], rows.index, group[rows.index])
+        order = np.lexsort(keys)
+        new = np.zeros(len(order), bool)
+        new[:1] = True
+        for key in keys[1:-1]:
+            ordered_key = key[order]
+            new[1:] |= ordered_key[1:] != ordered_key[:-1]
+        start = np.flatnonzero(new)
+        return cls(
+            order=order,
+            start=np.r_[start, len(order)],
+            row=rows.index[order[start]],
+            group=group,
+            statistics=statistics,
+        )
+
+
+Then = Callable[[Tile], Any]
+"""What is made of a tile in its thread."""
+
+
+def _itself(tile: Tile) -> Any:
+    return tile
 
 
 class Valuation:
@@ -104,11 +183,18 @@ class Valuation:
     def _tiles(self) -> list[np.ndarray]:
         return [self.order[low : low + TILE] for low in range(0, len(self.order), TILE)]
 
-    def expected(self, *, details: bool = True) -> Iterator[Tile]:
+    def expected(self, *, details: bool = True, then: Then = _itself) -> Iterator[Any]:
         """Level expected: ``margin · E[spend] · P(alive) · R`` for every draw.
 
         The extra window of ``bands`` at the end is what lies beyond the length of the
         observed window.
+
+        Parameters
+        ----------
+        details
+            Whether to add posterior means of each kind.
+        then
+            What is made of each tile in its thread; by default the tile itself.
         """
         edges = self.band_edges
         windows = list(itertools.pairwise(edges))
@@ -120,46 +206,59 @@ class Valuation:
             Flow(delta=flow.delta, start=low, horizon=high, timing=flow.timing, period=flow.period)
             for low, high in windows
         ]
-        table = tabulate(self.purchases, self.draws, self.rows.stats, flows)
-        split = 1 + len(self.horizons)
+        kinds = _Kinds.of(self.purchases, self.rows, self.spend_stats, self.assumptions.margin)
+        table = tabulate(self.purchases, self.draws, kinds.statistics, flows)
+        draws, horizons = len(self.draws), len(self.horizons)
 
-        def work(customers: np.ndarray) -> Tile:
-            index = self.rows.index[customers]
-            rows = slice(index[0], index[-1] + 1)
-            local = index - index[0]
-            alive = np.empty((rows.stop - rows.start, len(self.draws)))
+        def work(low: int) -> Any:
+            high = min(low + TILE, len(kinds.row))
+            start = kinds.start[low : high + 1]
+            customers, one = kinds.order[start[0] : start[-1]], kinds.order[start[:-1]]
+            rows, row = np.unique(kinds.row[low:high], return_inverse=True)
+            groups, row_group = np.unique(kinds.group[rows], return_inverse=True)
+            alive = np.empty((len(rows), draws))
             loops.over_stats(self.purchases.p_alive, self.draws, self.rows.stats[rows], alive)
-            spend = np.empty((len(customers), len(self.draws)))
-            loops.over_stats(self.spend.expected_spend, self.spend_draws, self.spend_stats[customers], spend)
-            left = table.at(rows) * alive[:, None, :]
-            margin = self.assumptions.margin[customers]
-            earned = spend * margin[:, None]
-            value = earned * left[local, 0]
-            # Every row of the tile has customers next to each other: sum those first.
-            starts = np.flatnonzero(np.diff(local, prepend=-1))
-            members = np.diff(np.r_[starts, len(local)])
-            paid, gained = np.add.reduceat(spend, starts), np.add.reduceat(earned, starts)
-            return Tile(
-                customers=customers,
-                value=value,
-                alive=members @ alive,
-                orders=np.einsum("r,rkd->dk", members, left[:, 1:split]),
-                revenue=np.einsum("rd,rkd->dk", paid, left[:, 1:split]),
-                bands=np.einsum("rd,rkd->dk", gained, left[:, split:]),
-                details=self._details(local, alive, spend, left[:, 1:split]) if details else None,
+            spend, value = np.empty((2, len(one), draws))
+            loops.over_stats(self.spend.expected_spend, self.spend_draws, self.spend_stats[one], spend)
+            total, mean = np.zeros(draws), np.empty((len(rows), horizons))
+            orders, revenue, bands = (np.zeros((n, draws)) for n in (horizons, horizons, len(windows)))
+            members = np.diff(start)
+            loops.expected_values(
+                alive,
+                spend,
+                table.at(groups),
+                self.assumptions.margin[one],
+                members.astype(float),
+                row,
+                row_group[row],
+                row_group,
+                value,
+                total,
+                orders,
+                revenue,
+                bands,
+                mean,
             )
+            found = None
+            if details:
+                found = {"p_alive": alive.mean(axis=1)[row], "expected_spend": spend.mean(axis=1)}
+                for k, label in enumerate(self.assumptions.horizons):
+                    found[f"orders_{label.replace(' ', '_')}"] = mean[row, k]
+            tile = Tile(
+                customers=customers,
+                distinct=value,
+                kind=np.repeat(np.arange(len(one)), members),
+                alive=total,
+                orders=orders.T,
+                revenue=revenue.T,
+                bands=bands.T,
+                details=found,
+            )
+            return then(tile)
 
-        return ordered(work, self._tiles(), self.threads)
+        return ordered(work, range(0, len(kinds.row), TILE), self.threads)
 
-    def _details(
-        self, local: np.ndarray, alive: np.ndarray, spend: np.ndarray, orders: np.ndarray
-    ) -> dict[str, np.ndarray]:
-        details = {"p_alive": alive.mean(axis=1)[local], "expected_spend": spend.mean(axis=1)}
-        for k, label in enumerate(self.assumptions.horizons):
-            details[f"orders_{label.replace(' ', '_')}"] = orders[:, k].mean(axis=1)[local]
-        return details
-
-    def latent(self) -> Iterator[Tile]:
+    def latent(self, *, then: Then = _itself) -> Iterator[Any]:
         """Level latent: each customer's own rate, dropout and mean spend are drawn."""
         flows = [self.flow, *self.horizons]
         family = self.purchases
@@ -169,7 +268,7 @@ class Valuation:
         plan = make_schedule(family, self.draws, self.rows.stats, flows)
         width = max(len(family.latents), len(self.spend.latents))
 
-        def work(task: tuple[int, np.ndarray]) -> Tile:
+        def work(task: tuple[int, np.ndarray]) -> Any:
             number, customers = task
             tile = self._empty(customers, len(self.horizons))
             loops.latent_values(
@@ -188,27 +287,25 @@ class Valuation:
                 plan.weights,
                 self._generator("latent", number),
                 width,
-                tile.value,
+                tile.distinct,
                 tile.alive,
                 tile.orders.T,
                 tile.revenue.T,
             )
-            return tile
+            return then(tile)
 
         return ordered(work, enumerate(self._tiles()), self.threads)
 
-    def predictive(self) -> Iterator[Tile]:
+    def predictive(self, *, then: Then = _itself) -> Iterator[Any]:
         """Level predictive: every future purchase and basket is drawn."""
         edges = np.r_[0.0, np.sort(list(self.assumptions.horizons.values()))]
         order = np.argsort(np.argsort(list(self.assumptions.horizons.values()), kind="stable"))
-        for tile in self._simulate("predictive", self.flow, edges):
-            yield Tile(
-                customers=tile.customers,
-                value=tile.value,
-                alive=tile.alive,
-                orders=tile.orders.cumsum(axis=1)[:, order],
-                revenue=tile.revenue.cumsum(axis=1)[:, order],
-            )
+
+        def cumulated(tile: Tile) -> Any:
+            orders, revenue = (bins.cumsum(axis=1)[:, order] for bins in (tile.orders, tile.revenue))
+            return then(replace(tile, orders=orders, revenue=revenue))
+
+        return self._simulate("predictive", self.flow, edges, cumulated)
 
     def future(self, edges: Sequence[float] | np.ndarray) -> Iterator[Tile]:
         """Predictive draws of repeat orders and revenue in consecutive bins after T.
@@ -220,9 +317,9 @@ class Valuation:
             (edges[k], edges[k+1]].
         """
         none = Flow(delta=0.0, horizon=0.0)
-        return self._simulate("future", none, np.asarray(edges, float))
+        return self._simulate("future", none, np.asarray(edges, float), _itself)
 
-    def _simulate(self, stream: str, flow: Flow, edges: np.ndarray) -> Iterator[Tile]:
+    def _simulate(self, stream: str, flow: Flow, edges: np.ndarray, then: Then) -> Iterator[Any]:
         family = self.purchases
         code = flow.code(family.clock == "discrete")
         periodic, _, delta, horizon, step, offset = code
@@ -239,7 +336,7 @@ class Valuation:
         rest[3] = max(horizon - cut, 0.0) if memoryless and cut < horizon else 0.0
         width = max(len(family.latents), len(self.spend.latents))
 
-        def work(task: tuple[int, np.ndarray]) -> Tile:
+        def work(task: tuple[int, np.ndarray]) -> Any:
             number, customers = task
             tile = self._empty(customers, len(edges) - 1)
             loops.predictive_values(
@@ -257,12 +354,12 @@ class Valuation:
                 edges,
                 self._generator(stream, number),
                 width,
-                tile.value,
+                tile.distinct,
                 tile.alive,
                 tile.orders.T,
                 tile.revenue.T,
             )
-            return tile
+            return then(tile)
 
         return ordered(work, enumerate(self._tiles()), self.threads)
 
@@ -270,7 +367,7 @@ class Valuation:
         n = len(self.draws)
         return Tile(
             customers=customers,
-            value=np.empty((len(customers), n)),
+            distinct=np.empty((len(customers), n)),
             alive=np.zeros(n),
             orders=np.zeros((bins, n)).T,
             revenue=np.zeros((bins, n)).T,
