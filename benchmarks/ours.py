@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from clvmodels.artifacts import Assumptions, Posterior, Summary
-    from clvmodels.value import Valuation
+    from clvmodels.value import Tile, Valuation
 
 MONTH = 30.4375
 """Days of a month in pymc-marketing 1.3."""
@@ -120,10 +120,14 @@ def valued(valuation: Valuation, level: str, path: Path) -> np.ndarray:
 
     total = np.zeros(len(valuation.draws))
     table = CustomerTable(len(valuation.summary), len(valuation.draws)) if level == "expected" else None
-    for tile in getattr(valuation, level)():
-        total += tile.value.sum(axis=0)
+
+    def reduced(tile: Tile) -> Any:
+        return tile, tile.sum(), table.columns(tile) if table else {}
+
+    for tile, sums, columns in getattr(valuation, level)(then=reduced):
+        total += sums
         if table is not None:
-            table.add(tile)
+            table.add(tile, columns)
     if table is not None:
         pq.write_table(table.table(valuation.summary), path)
     return total

@@ -70,7 +70,7 @@ SIZES = {
         draws_customers=1_000,
         fold=(1_000_000,),
         coverage=None,
-        limit=120.0,
+        limit=300.0,
         memory_gb=8.0,
     ),
     "long": Size(
