@@ -7,6 +7,7 @@ import datetime as dt
 import os
 import sys
 import time
+from dataclasses import replace
 
 from benchmarks import ROOT, cache, peers, tables
 from benchmarks.harness import Bench
@@ -22,14 +23,17 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", choices=names, metavar="SECTION", help=", ".join(names))
     parser.add_argument("--resume", action="store_true", help="keep what an interrupted run has measured")
     parser.add_argument("--no-page", action="store_true", help=f"print only; leave {PAGE.name} as it is")
+    parser.add_argument("--runs", type=int, help="processes of what takes seconds; default: 3, long 5")
     asked = parser.parse_args()
+    size = SIZES[asked.set]
+    size = size if asked.runs is None else replace(size, runs=asked.runs)
     begin, load = time.monotonic(), os.getloadavg()[0]
 
     def tell(line: str) -> None:
         print(f"[{time.monotonic() - begin:5.0f} s] {line}", file=sys.stderr, flush=True)
 
     bench = Bench(cache() / f"results-{asked.set}.json", resume=asked.resume, tell=tell)
-    suite = Suite(bench, SIZES[asked.set])
+    suite = Suite(bench, size)
     found = [
         table.markdown()
         for name, section in suite.sections.items()

@@ -53,8 +53,7 @@ def scaling(suite: Suite, path: Path) -> bool:
         axes[0, column].set_title(title)
         axes[1, column].set_xlabel(label)
         for row in range(2):
-            axes[row, column].set(xscale="log", yscale="log")
-            axes[row, column].grid(alpha=0.25)
+            _logarithmic(axes[row, column])
         axes[0, column].legend(fontsize=7, frameon=False)
     axes[0, 0].set_ylabel("seconds")
     axes[1, 0].set_ylabel("peak memory, GB")
@@ -64,6 +63,20 @@ def scaling(suite: Suite, path: Path) -> bool:
         figure.savefig(path, metadata={"Date": None})
     plt.close(figure)
     return drawn
+
+
+def _logarithmic(axis: Any) -> None:
+    """Logarithmic axes, at least a decade high, with plain numbers."""
+    from matplotlib.ticker import NullFormatter
+
+    axis.set(xscale="log", yscale="log")
+    low, high = axis.get_ylim()
+    spare = max(10 * low / high, 1.0) ** 0.5
+    axis.set_ylim(low / spare, high * spare)
+    for one, form in ((axis.xaxis, "{:,.0f}"), (axis.yaxis, "{:g}")):
+        one.set_major_formatter(lambda value, _, form=form: form.format(value))
+        one.set_minor_formatter(NullFormatter())
+    axis.grid(alpha=0.25)
 
 
 def _gb(result: Result) -> float:

@@ -218,8 +218,8 @@ def fold(watch: Watch, transactions: int, memory_gb: float) -> dict[str, Any]:
 
     # The library opens its own DuckDB; this sets what a machine of that size would.
     connect = ibis.duckdb.connect
-    limit = f"{memory_gb / 2:g}GB"
-    ibis.duckdb.connect = lambda *given, **named: connect(*given, memory_limit=limit, **named)
+    limit = {"memory_limit": f"{memory_gb / 2:g}GB"}
+    ibis.duckdb.connect = lambda *given, **named: connect(*given, **(limit | named))
     config = {
         "data": {
             "source": str(inputs.log_path(transactions)),
