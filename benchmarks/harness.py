@@ -128,7 +128,7 @@ class Bench:
     Parameters
     ----------
     store
-        JSON file of results; read first if ``resume``.
+        JSON file of results; what it has is not measured again if ``resume``, failures excepted.
     tell
         Called with a line of progress.
     """
@@ -139,7 +139,7 @@ class Bench:
         self._found: dict[str, Result] = {}
         if resume and store.exists():
             kept = json.loads(store.read_text(encoding="utf-8"))
-            self._found = {key: Result(**result) for key, result in kept.items()}
+            self._found = {key: Result(**result) for key, result in kept.items() if not result["error"]}
 
     @property
     def failures(self) -> list[str]:
@@ -179,7 +179,7 @@ class Bench:
             self._tell(f"before: {work.key}{f': {error}' if error else ''}")
 
     def _save(self) -> None:
-        kept = {key: asdict(result) for key, result in self._found.items()}
+        kept = {key: asdict(result) for key, result in self._found.items() if result.runs or result.error}
         self._store.parent.mkdir(parents=True, exist_ok=True)
         self._store.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
 

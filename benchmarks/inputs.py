@@ -166,7 +166,7 @@ def summary(customers: int, family: str = "bg_nbd") -> Summary:
     return Summary.load(customers_path(customers, family))
 
 
-def posterior(draws: int, family: str = "bg_nbd") -> Posterior:
+def posterior(draws: int) -> Posterior:
     """Draws around the parameters that were put in, a hundredth wide, as a posterior."""
     import numpy as np
 
@@ -189,7 +189,7 @@ def posterior(draws: int, family: str = "bg_nbd") -> Posterior:
             customers=0,
         )
 
-    purchases, spend = registry.purchases(family), registry.spend(SPEND)
+    purchases, spend = registry.purchases("bg_nbd"), registry.spend(SPEND)
     return Posterior(
         purchases=part(purchases, truth(purchases)),
         spend=part(spend, dict(spend.typical[0])),

@@ -21,9 +21,7 @@ UNITS = {"day": "D", "week": "W", "month": "M"}
 
 def value(watch: Watch, draws: int, customers: int | None = None) -> dict[str, Any]:
     """12 months of value in its models, which hold the same customers and the same draws as ours."""
-    summary, posterior = (
-        ours.demo_run() if customers is None else (inputs.summary(customers), inputs.posterior(draws))
-    )
+    summary, posterior = ours.demo_run() if customers is None else ours.simulated(customers, draws)
     model, spend, table = _models(summary, posterior)
     with watch():
         found = spend.expected_customer_lifetime_value(

@@ -80,7 +80,6 @@ def value(
     customers: int | None = None,
     level: str = "expected",
     horizon: str = "infinite",
-    family: str = "bg_nbd",
     again: bool = False,
 ) -> dict[str, Any]:
     """Value customers (None: the demo's, under its posterior).
@@ -91,7 +90,7 @@ def value(
     """
     from clvmodels.value import Valuation
 
-    summary, posterior = demo_run() if customers is None else _simulated(customers, draws, family)
+    summary, posterior = demo_run() if customers is None else simulated(customers, draws)
     assumptions = twelve_months(summary) if horizon == "12 months" else for_ever(summary)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "customers.parquet"
@@ -141,8 +140,9 @@ def demo_run() -> tuple[Summary, Posterior]:
     return run.data, run.draws
 
 
-def _simulated(customers: int, draws: int, family: str) -> tuple[Summary, Posterior]:
-    return inputs.summary(customers, family), inputs.posterior(draws, family)
+def simulated(customers: int, draws: int) -> tuple[Summary, Posterior]:
+    """Simulated customers, and draws around the parameters that were put in."""
+    return inputs.summary(customers), inputs.posterior(draws)
 
 
 def posterior(watch: Watch, customers: int, family: str = "bg_nbd", draws: int = 1000) -> dict[str, Any]:
@@ -210,7 +210,7 @@ def against_truth(draws: np.ndarray, truth: np.ndarray) -> dict[str, Any]:
     return {"largest_z": float(np.abs(z).max()), "intervals": len(truth), **held}
 
 
-def fold(watch: Watch, transactions: int, memory_gb: float) -> dict[str, Any]:
+def fold(watch: Watch, transactions: int, gigabytes: float) -> dict[str, Any]:
     """Reduce a parquet log to the summary and its distinct rows; DuckDB may use half of the memory."""
     import ibis
 
@@ -218,7 +218,7 @@ def fold(watch: Watch, transactions: int, memory_gb: float) -> dict[str, Any]:
 
     # The library opens its own DuckDB; this sets what a machine of that size would.
     connect = ibis.duckdb.connect
-    limit = {"memory_limit": f"{memory_gb / 2:g}GB"}
+    limit = {"memory_limit": f"{gigabytes / 2:g}GB"}
     ibis.duckdb.connect = lambda *given, **named: connect(*given, **(limit | named))
     config = {
         "data": {

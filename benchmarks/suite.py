@@ -383,7 +383,7 @@ class Suite:
                     runs=self.size.runs if n <= 1_000_000 else 1,
                     limit=3600,
                     transactions=n,
-                    memory_gb=4.0,
+                    gigabytes=4.0,
                 )
             )
             sizes = [f"{found.values[k]:,}" for k in ("customers", "rows")] if found.ok else ["–", "–"]
