@@ -128,7 +128,7 @@ class Bench:
     Parameters
     ----------
     store
-        JSON file of results; what it has is not measured again if ``resume``, failures excepted.
+        JSON file of results; what it has is not measured again if ``resume``, crashes excepted.
     tell
         Called with a line of progress.
     """
@@ -139,7 +139,9 @@ class Bench:
         self._found: dict[str, Result] = {}
         if resume and store.exists():
             kept = json.loads(store.read_text(encoding="utf-8"))
-            self._found = {key: Result(**result) for key, result in kept.items() if not result["error"]}
+            self._found = {
+                key: Result(**result) for key, result in kept.items() if not _crashed(result["error"])
+            }
 
     @property
     def failures(self) -> list[str]:
@@ -182,6 +184,11 @@ class Bench:
         kept = {key: asdict(result) for key, result in self._found.items() if result.runs or result.error}
         self._store.parent.mkdir(parents=True, exist_ok=True)
         self._store.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+
+
+def _crashed(error: str | None) -> bool:
+    """Whether a result is worth another try: not one that met its limit of time or memory."""
+    return error is not None and not error.startswith(("stopped", "out of memory"))
 
 
 def run(work: Work) -> dict[str, Any]:

@@ -272,7 +272,7 @@ class Suite:
             Table(
                 f"Posterior of {DRAWS:,} draws from the folded table",
                 "Simulated days over two years; compiling counts (from the caches of an earlier process), "
-                "importing PyMC does not. |z| is the largest distance of a parameter that was put in from "
+                "importing PyMC does not. z is the largest distance of a parameter that was put in from "
                 "the posterior mean, in posterior sd. Targets for 1,000,000: BG/NBD 20 s, the others "
                 "within 3×.",
                 (
@@ -283,7 +283,7 @@ class Suite:
                     "proposals",
                     "k-hat",
                     "ESS",
-                    "largest |z|",
+                    "largest z",
                     "90 % hold",
                     "95 % hold",
                     "peak",
