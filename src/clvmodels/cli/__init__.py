@@ -3,6 +3,6 @@
 # The order of the imports is the order of the help.
 # isort: off
 from clvmodels.cli.app import app, main
-from clvmodels.cli import init, job, compare, bridge, families
+from clvmodels.cli import init, job, compare, bridge, history, families
 
-__all__ = ["app", "bridge", "compare", "families", "init", "job", "main"]
+__all__ = ["app", "bridge", "compare", "families", "history", "init", "job", "main"]

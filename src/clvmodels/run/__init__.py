@@ -1,19 +1,23 @@
 """The pipeline: what the commands and a notebook call."""
 
-from clvmodels.run.bridging import BridgeResult, bridge
+from clvmodels.run.bridging import BridgeResult, bridge, bridge_runs
 from clvmodels.run.comparing import Comparison, compare
 from clvmodels.run.job import EquityResult, Run, check, fit, from_pymc_marketing, load, report
+from clvmodels.run.tracking import HistoryResult, history
 
 __all__ = [
     "BridgeResult",
     "Comparison",
     "EquityResult",
+    "HistoryResult",
     "Run",
     "bridge",
+    "bridge_runs",
     "check",
     "compare",
     "fit",
     "from_pymc_marketing",
+    "history",
     "load",
     "report",
 ]
