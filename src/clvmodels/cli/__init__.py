@@ -3,6 +3,6 @@
 # The order of the imports is the order of the help.
 # isort: off
 from clvmodels.cli.app import app, main
-from clvmodels.cli import init, job, compare, bridge, backtest, sbc, families
+from clvmodels.cli import init, job, compare, bridge, history, backtest, sbc, families
 
-__all__ = ["app", "backtest", "bridge", "compare", "families", "init", "job", "main", "sbc"]
+__all__ = ["app", "backtest", "bridge", "compare", "families", "history", "init", "job", "main", "sbc"]

@@ -73,27 +73,32 @@ def summarise(
     """
     names = [statistic.name for statistic in statistics]
     with opened(config, transactions, margin_column, base, names) as source:
-        if config.kind == "summary":
-            from clvmodels.data.table import read
+        return summary_of(source, config, statistics)
 
-            return read(source, config, statistics)
-        cleaned = clean(source, config)
-        rows = cleaned.rows
-        if config.clock == "discrete":
-            rows = rows.mutate(day=periods.start_of(rows.day, config.time_unit))
-        all_days = source.keep(_customer_days(rows))
-        facts = source.fetch(_day_facts(all_days)).to_pylist()[0]
-        _refuse_days(source, config, facts, cleaned)
-        days = _purchase_days(all_days, config)
-        excluded = {"customers": 0, "spend": None}
-        if config.exclude:
-            left_out = _excluded(days, config.exclude.repeat_spend_above, cleaned.end)
-            totals = left_out.aggregate(customers=left_out.count(), spend=left_out.spend.sum())
-            excluded = source.fetch(totals).to_pylist()[0]
-            days = source.keep(days.anti_join(left_out, "customer"))
-        table = source.fetch(customers(days, config.time_unit, cleaned.end, statistics, config.clock))
-        daily = source.fetch(_daily(days, cleaned.end))
-        return _assemble(source, config, cleaned, facts, excluded, table, daily, statistics)
+
+def summary_of(source: Source, config: DataConfig, statistics: tuple[Statistic, ...] = ()) -> Summary:
+    """:func:`summarise` of a source that is open."""
+    if config.kind == "summary":
+        from clvmodels.data.table import read
+
+        return read(source, config, statistics)
+    cleaned = clean(source, config)
+    rows = cleaned.rows
+    if config.clock == "discrete":
+        rows = rows.mutate(day=periods.start_of(rows.day, config.time_unit))
+    all_days = source.keep(_customer_days(rows))
+    facts = source.fetch(_day_facts(all_days)).to_pylist()[0]
+    _refuse_days(source, config, facts, cleaned)
+    days = _purchase_days(all_days, config)
+    excluded = {"customers": 0, "spend": None}
+    if config.exclude:
+        left_out = _excluded(days, config.exclude.repeat_spend_above, cleaned.end)
+        totals = left_out.aggregate(customers=left_out.count(), spend=left_out.spend.sum())
+        excluded = source.fetch(totals).to_pylist()[0]
+        days = source.keep(days.anti_join(left_out, "customer"))
+    table = source.fetch(customers(days, config.time_unit, cleaned.end, statistics, config.clock))
+    daily = source.fetch(_daily(days, cleaned.end))
+    return _assemble(source, config, cleaned, facts, excluded, table, daily, statistics)
 
 
 def check(

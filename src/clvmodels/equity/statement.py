@@ -180,7 +180,7 @@ def with_shocks(equity: Equity, value: np.ndarray, orders: np.ndarray, revenue: 
                 one = one.transpose(*last[name].dims)
             added[name] = one.assign_attrs(variable.attrs).expand_dims(level=["systematic"])
     whole = xr.concat([data[list(added)], xr.Dataset(added)], dim="level", combine_attrs="override")
-    rest = data.drop_vars(list(added) + ["level"])
+    rest = data.drop_vars([*list(added), "level"])
     return replace(equity, data=xr.merge([whole, rest], combine_attrs="override").assign_attrs(data.attrs))
 
 

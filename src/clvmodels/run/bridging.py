@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
+import functools
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +19,7 @@ from clvmodels.artifacts import Posterior, Summary
 from clvmodels.config import Config, MarginByColumn
 from clvmodels.errors import InputError
 from clvmodels.models import registry
+from clvmodels.run.job import Run, load
 from clvmodels.run.stages import (
     Clock,
     Progress,
@@ -27,7 +30,7 @@ from clvmodels.run.stages import (
     pass_gate,
     refuse_existing,
     resolve_assumptions,
-    summarise,
+    statistics,
     versions,
 )
 
@@ -101,6 +104,7 @@ def bridge(
     *,
     basis: Literal["closing", "opening"] = "closing",
     coupling: Literal["independent", "comonotone"] = "independent",
+    attribution: Literal["sequential", "shapley"] = "sequential",
     changes: Sequence[str] = (),
     acquisition_cost: float = 0.0,
     alert: float | None = None,
@@ -122,6 +126,8 @@ def bridge(
         Which of the two is shown first, see :mod:`clvmodels.equity.bridge`.
     coupling
         How draws of the two posteriors are paired, where a line compares them.
+    attribution
+        Changed assumptions one after the other, or averaged over all orders (Shapley).
     changes
         ``"key=value"`` under ``value``, ``models`` or ``fit`` that hold at the closing date only.
     acquisition_cost
@@ -137,19 +143,14 @@ def bridge(
         If the draws of either date do not pass the gate.
     """
     from clvmodels import fit as fitting
-    from clvmodels.data.realized import realized
-    from clvmodels.equity import bridge as bridging
-    from clvmodels.report import bridge as reporting
+    from clvmodels.data.log import opened_log
+    from clvmodels.equity.bridge import Side
 
     tell, clock = progress or (lambda stage, fraction: None), Clock()
-    first_day, last_day = (_bridge_day(name, day) for name, day in (("from", start), ("to", end)))
-    if first_day >= last_day:
-        raise InputError(f"the bridge leads from {first_day} to {last_day}: --from is the earlier date.")
-    if coupling not in ("independent", "comonotone") or basis not in bridging.BASES:
-        raise InputError(
-            f"coupling {coupling!r}, basis {basis!r}: choose independent or comonotone, "
-            "and closing or opening."
-        )
+    days = [one_day(name, day) for name, day in (("from", start), ("to", end))]
+    if days[0] >= days[1]:
+        raise InputError(f"the bridge leads from {days[0]} to {days[1]}: --from is the earlier date.")
+    how = _How(basis, coupling, attribution, acquisition_cost, alert)
     other = [text for text in changes if not text.strip().startswith(("value.", "models.", "fit."))]
     if other:
         raise InputError(
@@ -158,42 +159,41 @@ def bridge(
     plain = load_config(config, overrides, seed)
     if plain.data.kind == "summary":
         raise InputError("data.kind is summary: a bridge needs a log of transactions, with dates.")
-    window = (f"data.observation_end={first_day}", f"data.holdout_end={last_day}")
+    window = (f"data.observation_end={days[0]}", f"data.holdout_end={days[1]}")
     before = load_config(plain, window, None)
-    after = load_config(plain, ("data.holdout_end=", f"data.observation_end={last_day}", *changes), None)
+    after = load_config(plain, ("data.holdout_end=", f"data.observation_end={days[1]}", *changes), None)
     folder = None if out is None else Path(out)
     if folder is not None:
         refuse_existing(folder, overwrite)
     for role in ("purchases", "spend"):
         for used in (before, after):
             fitting.check_model(getattr(used.models, role), role)
-    sides: list[Any] = []
     good = True
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         tell("reading transactions", None)
-        data = []
-        for day, used in ((first_day, before), (last_day, after)):
-            try:
-                data.append(summarise(used, transactions))
-            except InputError as error:
-                raise InputError(f"bridge at {day}: {error}") from None
-        assumptions = [
-            resolve_assumptions(used, found) for used, found in zip((before, after), data, strict=True)
-        ]
-        if any(found.cost_source for found in assumptions):
-            raise InputError(
-                "value.cost: a bridge has no line for the cost of keeping customers; "
-                "leave it out with --set value.cost=null."
-            )
-        others: list[np.ndarray | None] = [None, None]
-        if before.value.margin != after.value.margin:
-            # A column of margins is read with the customers of its own date only.
-            for k, used in enumerate((before, after)):
-                if not isinstance(used.value.margin, MarginByColumn):
-                    others[k] = margins(used, data[1 - k])[0]
-        deltas = [found.delta for found in assumptions]
-        ids, revenue = realized(before.data, deltas, transactions=transactions, base=before.base)
+        data: list[Summary] = []
+        with contextlib.ExitStack() as stack:
+            columns = [margin_column(used) for used in (before, after)]
+            read = functools.partial(opened_log, plain.data, transactions=transactions, base=plain.base)
+            log = stack.enter_context(read(margin_column=columns[1] or columns[0]))
+            first = log
+            if columns[0] and columns[1] and columns[0] != columns[1]:
+                first = stack.enter_context(read(margin_column=columns[0]))
+            for day, used, source in zip(days, (before, after), (first, log), strict=True):
+                try:
+                    data.append(source.at(day, statistics(used)))
+                except InputError as error:
+                    raise InputError(f"bridge at {day}: {error}") from None
+            assumptions = [
+                resolve_assumptions(used, found) for used, found in zip((before, after), data, strict=True)
+            ]
+            if any(found.cost_source for found in assumptions):
+                raise InputError(
+                    "value.cost: a bridge has no line for the cost of keeping customers; "
+                    "leave it out with --set value.cost=null."
+                )
+            paid = log.between(days[0], days[1], [found.delta for found in assumptions])
         clock.lap("data")
 
         def posterior(used: Config, found: Summary) -> Posterior:
@@ -206,60 +206,265 @@ def bridge(
             good = good and converged(gate)
             return draws
 
-        for k, used in enumerate((before, after)):
-            draws = posterior(used, data[k])
-            sides.append(
-                bridging.Side(
-                    summary=data[k], posterior=draws, assumptions=assumptions[k], margin_of_other=others[k]
-                )
-            )
+        draws = [posterior(used, found) for used, found in zip((before, after), data, strict=True)]
+        sides = [
+            Side(summary=data[k], posterior=draws[k], assumptions=assumptions[k], margin_of_other=margin)
+            for k, margin in enumerate(other_margins((before, after), data))
+        ]
         families = [(used.models.purchases.family, used.models.spend.family) for used in (before, after)]
         middle = posterior(before, data[1]) if families[0] != families[1] else None
         clock.lap("fit")
         tell("bridge", None)
-        found = bridging.build(
-            sides[0], sides[1], refitted=middle, coupling=coupling,
-            revenue=_of_customers(data[1], ids, revenue), alert=alert, seed=before.seed,
-        )  # fmt: skip
-        closing_gate = fitting.gate(sides[1].posterior, found.movements["closing"]["closing"])
-        pass_gate(closing_gate, after, folder, sides[1].posterior, data[1])
+        found = _built(sides, how, before.seed, middle, of_customers(data[1], *paid))
+        closing_gate = fitting.gate(draws[1], found.movements["closing"]["closing"])
+        pass_gate(closing_gate, after, folder, draws[1], data[1])
         clock.lap("bridge")
-    table = reporting.build(
-        found,
-        name=plain.name,
-        opening=_described_side(before, sides[0]),
-        closing=_described_side(after, sides[1]),
-        basis=basis,
-        acquisition_cost=acquisition_cost,
-        alerts=found.alerts().num_rows,
-        converged=good and converged(closing_gate),
-        versions=versions(),
-    )
     meta = {
         "seed": before.seed,
         "changes": list(changes),
         "coupling": coupling,
         "seconds": clock.laps,
         "versions": versions(),
-        "warnings": sorted(
-            {str(w.message) for w in caught if not issubclass(w.category, DeprecationWarning | FutureWarning)}
-        ),
+        "warnings": told(caught),
     }
-    result = BridgeResult(bridge=found, summary=table, config=before, meta=meta, path=folder)
+    described = [_described_side(used, side) for used, side in zip((before, after), sides, strict=True)]
+    result = _result(found, plain.name, described, how, before, meta, good and converged(closing_gate))
+    return _written(result, folder, overwrite, tell)
+
+
+def bridge_runs(
+    opening: Run | Path | str,
+    closing: Run | Path | str,
+    transactions: Any = None,
+    *,
+    basis: Literal["closing", "opening"] = "closing",
+    coupling: Literal["independent", "comonotone"] = "independent",
+    attribution: Literal["sequential", "shapley"] = "sequential",
+    acquisition_cost: float = 0.0,
+    alert: float | None = None,
+    out: Path | str | None = None,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> BridgeResult:
+    """Why equity moved from one finished run to a later one; nothing is fitted.
+
+    Parameters
+    ----------
+    opening, closing
+        Folders of runs, or runs. Each brings its own customers, posterior and assumptions.
+    transactions
+        The closing's log, where its config names no source.
+    basis, coupling, attribution, acquisition_cost, alert
+        As for :func:`bridge`.
+
+    Raises
+    ------
+    InputError
+        If the opening is not earlier than the closing, or the two differ in time unit, currency or
+        clock, or have no customer in common.
+
+    Notes
+    -----
+    What customers paid between the dates, day by day, is read from the closing's log. Where that is
+    not there, or does not say what the run read, the two runs' customers tell how much each paid, and
+    it is brought to the closing as if it had come evenly; ``notes`` say so. Where the model classes
+    differ, all of that change stands on the line ``model``.
+    """
+    from clvmodels.equity.bridge import Side
+
+    tell, clock = progress or (lambda stage, fraction: None), Clock()
+    how = _How(basis, coupling, attribution, acquisition_cost, alert)
+    folder = None if out is None else Path(out)
     if folder is not None:
-        tell("writing the report", None)
-        result.save(folder, overwrite=overwrite)
-    return result
+        refuse_existing(folder, overwrite)
+    tell("reading runs", None)
+    runs = [_run(one) for one in (opening, closing)]
+    names = [str(run.path or run.summary["name"]) for run, _ in runs]
+    data = [run.data for run, _ in runs]
+    if data[0].observation_end >= data[1].observation_end:
+        raise InputError(
+            f"{names[0]} is a valuation at {data[0].observation_end} and {names[1]} at "
+            f"{data[1].observation_end}: give the earlier run first."
+        )
+    configs = tuple(config for _, config in runs)
+    assumptions = [resolve_assumptions(config, found) for config, found in zip(configs, data, strict=True)]
+    sides = [
+        Side(summary=data[k], posterior=runs[k][0].draws, assumptions=assumptions[k], margin_of_other=margin)
+        for k, margin in enumerate(other_margins(configs, data))
+    ]
+    revenue, notes = _paid_between(configs[1], sides, transactions)
+    clock.lap("data")
+    tell("bridge", None)
+    try:
+        found = _built(sides, how, configs[0].seed, None, revenue)
+    except InputError as error:
+        raise InputError(f"{names[0]} and {names[1]}: {error}") from None
+    clock.lap("bridge")
+    pair = [run.draws for run, _ in runs]
+    if any(getattr(pair[0], r).family != getattr(pair[1], r).family for r in ("purchases", "spend")):
+        notes.append(
+            "The two runs use other models. Nothing was fitted for this page, so the line “Another model” "
+            "also holds what the old model would have learned since."
+        )
+    meta = {
+        "seed": configs[0].seed,
+        "runs": {
+            which: {"path": name, "fingerprints": run.summary["fingerprints"]}
+            for which, name, (run, _) in zip(("opening", "closing"), names, runs, strict=True)
+        },
+        "coupling": coupling,
+        "seconds": clock.laps,
+        "versions": versions(),
+        "warnings": [],
+    }
+    described = [_described_side(config, side) for config, side in zip(configs, sides, strict=True)]
+    good = all(run.summary["diagnostics"]["converged"] is not False for run, _ in runs)
+    title = " to ".join(dict.fromkeys(config.name for config in configs))
+    result = _result(found, title, described, how, configs[0], meta, good, notes)
+    return _written(result, folder, overwrite, tell)
 
 
-def _bridge_day(name: str, day: Any) -> dt.date:
+@dataclass(frozen=True)
+class _How:
+    """What the caller chose."""
+
+    basis: Any
+    coupling: Any
+    attribution: Any
+    acquisition_cost: float
+    alert: float | None
+
+    def __post_init__(self) -> None:
+        for name, value, choices in (
+            ("basis", self.basis, ("closing", "opening")),
+            ("coupling", self.coupling, ("independent", "comonotone")),
+            ("attribution", self.attribution, ("sequential", "shapley")),
+        ):
+            if value not in choices:
+                raise InputError(f"{name} is {value!r}: choose {' or '.join(choices)}.")
+
+
+def _built(
+    sides: Sequence[Any], how: _How, seed: int, middle: Posterior | None, revenue: np.ndarray | None
+) -> Any:
+    from clvmodels.equity import bridge as bridging
+
+    return bridging.build(
+        *sides, refitted=middle, coupling=how.coupling, attribution=how.attribution, revenue=revenue,
+        alert=how.alert, seed=seed,
+    )  # fmt: skip
+
+
+def _result(
+    found: Any,
+    name: str,
+    described: Sequence[Mapping[str, Any]],
+    how: _How,
+    config: Config,
+    meta: Mapping[str, Any],
+    good: bool,
+    notes: Sequence[str] = (),
+) -> BridgeResult:
+    from clvmodels.report import bridge as reporting
+
+    table = reporting.build(
+        found,
+        name=name,
+        opening=described[0],
+        closing=described[1],
+        basis=how.basis,
+        acquisition_cost=how.acquisition_cost,
+        alerts=found.alerts().num_rows,
+        converged=good,
+        notes=notes,
+        versions=versions(),
+    )
+    return BridgeResult(bridge=found, summary=table, config=config, meta=meta)
+
+
+def _written(result: BridgeResult, folder: Path | None, overwrite: bool, tell: Progress) -> BridgeResult:
+    if folder is None:
+        return result
+    tell("writing the report", None)
+    result.save(folder, overwrite=overwrite)
+    return replace(result, path=folder)
+
+
+def told(caught: Sequence[warnings.WarningMessage]) -> list[str]:
+    return sorted(
+        {str(w.message) for w in caught if not issubclass(w.category, DeprecationWarning | FutureWarning)}
+    )
+
+
+def _run(given: Run | Path | str) -> tuple[Run, Config]:
+    """A run with its config, which a folder holds."""
+    if isinstance(given, Run):
+        if given.config is not None:
+            return given, given.config
+        given = given.path or Path()
+    path = Path(given)
+    if not path.is_dir():
+        raise InputError(
+            f"{path} is not the folder of a run: give two folders that 'fit' wrote, or one config with "
+            "--from and --to."
+        )
+    return load(path), load_config(path / "config.yaml", (), None)
+
+
+def _paid_between(
+    config: Config, sides: Sequence[Any], transactions: Any
+) -> tuple[np.ndarray | None, list[str]]:
+    """Revenue of the closing's customers between the dates from its log, or None and why."""
+    from clvmodels.data.log import opened_log
+    from clvmodels.equity.bridge import paid_between
+
+    old, new = (side.summary for side in sides)
+    try:
+        with opened_log(config.data, transactions=transactions, base=config.base) as log:
+            deltas = [side.assumptions.delta for side in sides]
+            paid = log.between(old.observation_end, new.observation_end, [*deltas, 0.0])
+    except InputError as error:
+        return None, [f"{_EVENLY}: {error}"]
+    revenue = of_customers(new, *paid)
+    known, of_runs = paid_between(old, new)
+    # Cents are exact in the log; the runs hold means of floats.
+    if np.abs(revenue[known, 2] - of_runs).max(initial=0.0) > 1e-6 * np.abs(of_runs).max(initial=1.0):
+        return None, [f"{_EVENLY}: it no longer says what the runs read."]
+    return revenue[:, :2], []
+
+
+_EVENLY = (
+    "What customers paid between the dates is taken from the two runs, as if it had come evenly, because "
+    "the closing's log could not be used"
+)
+
+
+def one_day(name: str, day: Any) -> dt.date:
+    """A day of the command line."""
     try:
         return day if type(day) is dt.date else dt.date.fromisoformat(str(day))
     except ValueError:
         raise InputError(f"--{name} {day}: a day is written 1997-09-30, without a time.") from None
 
 
-def _of_customers(data: Summary, ids: np.ndarray, revenue: np.ndarray) -> np.ndarray:
+def margin_column(config: Config) -> str | None:
+    """The column of margins, where the config takes them from the log."""
+    margin = config.value.margin
+    return margin.column if isinstance(margin, MarginByColumn) else None
+
+
+def other_margins(configs: Sequence[Config], data: Sequence[Summary]) -> list[np.ndarray | None]:
+    """What the margin rule of each date gives the other date's customers, where the rule changes."""
+    if configs[0].value.margin == configs[1].value.margin:
+        return [None, None]
+    # A column of margins is read with the customers of its own date only.
+    return [
+        None if isinstance(used.value.margin, MarginByColumn) else margins(used, data[1 - k])[0]
+        for k, used in enumerate(configs)
+    ]
+
+
+def of_customers(data: Summary, ids: np.ndarray, revenue: np.ndarray) -> np.ndarray:
     """Rows of ``revenue`` for the customers of a summary, zero for those without one."""
     out = np.zeros((len(data), revenue.shape[1]))
     _, at, place = np.intersect1d(data.customer, ids, assume_unique=True, return_indices=True)

@@ -25,13 +25,13 @@ import datetime as dt
 import itertools
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from clvmodels.artifacts import Assumptions, FamilyPosterior, Posterior, Summary
+from clvmodels.artifacts import Assumptions, Posterior, Summary
 from clvmodels.data.history import History
 from clvmodels.numerics.discounting import Flow
 from clvmodels.validate import systematic
