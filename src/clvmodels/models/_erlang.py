@@ -20,7 +20,7 @@ from numba import float64, types, void
 from clvmodels.models import _beta_geometric as beta_geometric
 from clvmodels.models.family import Parameter, Statistic, compiled
 from clvmodels.numerics.renewal import mixed_renewal_rates, renewal_presence, renewal_rate, renewal_value
-from clvmodels.numerics.special import beta_power_mean, logistic_of_difference
+from clvmodels.numerics.special import against, beta_power_mean
 
 MOST = 8
 
@@ -89,8 +89,7 @@ def p_alive(theta, stats, n):
     R, y, S = r + k * x, (T - t_x) / (alpha + T), 1.0
     for j in range(int(k) - 1, 0, -1):
         S = 1.0 + (R + j - 1.0) / j * y * S
-    odds = math.log(a / (b + n - 1.0)) + R * math.log((alpha + T) / (alpha + t_x))
-    return logistic_of_difference(odds, math.log(S))
+    return against(a / (b + n - 1.0) / S, R * math.log((alpha + T) / (alpha + t_x)))
 
 
 @numba.njit(void(_vector, float64, float64, float64, float64, _vector), cache=True)
