@@ -521,7 +521,7 @@ def test_folder_is_complete_and_the_manifest_vouches_for_it(folder):
     assert drawn == {path.stem for path in folder.glob("figures/*.png")}
     assert drawn == {
         "equity", "bands", "lorenz", "position", "sensitivity", "segments_1", "histories", "iso_value",
-        "frequency", "tracking", "spend",
+        "frequency", "recency", "tracking", "spend",
         "spend_by_frequency", "draws",
     }  # fmt: skip
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
