@@ -521,8 +521,8 @@ def test_folder_is_complete_and_the_manifest_vouches_for_it(folder):
     drawn = {path.stem for path in folder.glob("figures/*.svg")}
     assert drawn == {path.stem for path in folder.glob("figures/*.png")}
     assert drawn == {
-        "equity", "bands", "lorenz", "segments_1", "histories", "iso_value", "frequency", "tracking", "spend",
-        "spend_by_frequency", "draws",
+        "equity", "bands", "lorenz", "segments_1", "histories", "iso_value", "frequency", "recency",
+        "tracking", "spend", "spend_by_frequency", "draws",
     }  # fmt: skip
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     assert manifest["seconds"] == {"fit": 1.5}

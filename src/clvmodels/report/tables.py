@@ -40,7 +40,7 @@ SIGNIFICANT = 10
 RANKS = 10
 """Rank probabilities are given for at most this many ranks."""
 
-_PLACES = {"out": True, "data": {"source"}, "validation": {"backtest"}}
+_PLACES: Any = {"out": True, "data": {"source"}, "validation": {"backtest"}}
 """Keys of the config that say where things lie."""
 
 EXCLUDED = (
