@@ -368,7 +368,7 @@ def test_survival_falls_from_one(case):
 
 def test_time_alive_is_that_of_the_simulator(case):
     """The tower property of lifetimes: P(alive) times expected time alive, against the story."""
-    some = np.flatnonzero(np.arange(oracles.CUSTOMERS) % 8 == 0)
+    some = np.arange(0, oracles.CUSTOMERS, 7)  # all ages
     rows, index = np.unique(case.state[some], axis=0, return_inverse=True)
     flows = [Flow(delta=delta, horizon=case.horizon) for delta in (0.0, case.delta)]
     given_alive = tabulate_presence(case.family, case.vector[None], rows, flows).at(slice(0, len(rows)))

@@ -174,7 +174,7 @@ def labels(assumptions: Assumptions) -> dict[str, str]:
         "discount_down": f"Discount rate {max(rate - points, 0):.4g} % instead of {rate:.4g} %",
         "margin_up": f"Margin {100 * MARGIN:g} point higher",
         "margin_down": f"Margin {100 * MARGIN:g} point lower",
-        "retention": f"Retention: every customer's dropout {100 * BETTER:g} % lower",
+        "retention": f"Retention: dropout {100 * BETTER:g} % lower",
         "rate": f"Purchase rate {100 * BETTER:g} % higher",
         "spend": f"Spend per purchase {100 * BETTER:g} % higher",
     }
@@ -350,7 +350,7 @@ def _draw_sensitivity(table: Mapping[str, Any], style: Any) -> Any:
     left.tick_params("y", length=0)
     left.set_xlabel(f"Change of equity ({table['currency']})")
     style._thousands(left.xaxis)
-    left.xaxis.get_major_locator().set_params(nbins=6)
+    left.xaxis.get_major_locator().set_params(nbins=4)
     for j, part in enumerate(table["variance"]):
         error = 2 * part["mc_error"]
         right.barh(j, part["share"], height=0.62, color=style.PALE, edgecolor=style.MODEL, lw=0.7)

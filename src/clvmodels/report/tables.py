@@ -602,8 +602,8 @@ def _about_cost(table: Mapping[str, Any]) -> list[tuple[str, str]]:
     if losing:
         level = next(iter(losing["customers"]))
         text += (
-            f", without the {{negative.customers.{level}.mean}} customers below zero and the "
-            f"{{negative.value.{level}.mean}} of theirs (level {level})"
+            f", without the {{negative.customers.{level}.mean}} customers below zero, who together are worth "
+            f"{{currency}}{SPACE}{{negative.value.{level}.mean}} (level {level})"
         )
     return [
         ("Cost of keeping customers", text + ". Example histories and their values are before this cost.")
