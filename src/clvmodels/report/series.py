@@ -217,10 +217,12 @@ def sentences(table: Mapping[str, Any]) -> list[str]:
     if not table["periods"]:
         return [one]
     part = {group: f"{{totals.{basis}.{group}.value:{decimals(table)}}}" for group in GROUPS}
+    came = any(one["acquired"]["value"] for one in table["periods"])
+    brought = f"customers acquired on the way brought {part['new']}, " if came else ""
     two = (
-        f"Of that change, customers acquired on the way brought {money}{part['new']}, experience with "
-        f"existing customers {part['experience']}, unwinding of the discount less margin paid out "
-        f"{part['carried']}, and re-estimated parameters {part['revised']}."
+        f"Of that change, in {table['currency']}, {brought}experience with existing customers brought "
+        f"{part['experience']}, unwinding of the discount less margin paid out {part['carried']}, and "
+        f"re-estimated parameters {part['revised']}."
     )
     key = f"periods.{len(table['periods']) - 1}.bases.{basis}.returns"
     latest = table["periods"][-1]
