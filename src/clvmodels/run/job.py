@@ -19,6 +19,7 @@ import numpy as np
 from clvmodels.artifacts import Assumptions, Check, Equity, Posterior, Summary
 from clvmodels.config import Config
 from clvmodels.errors import InputError
+from clvmodels.run import newcomers
 from clvmodels.run.stages import (
     Clock,
     Progress,
@@ -214,6 +215,7 @@ def fit(
         tell("reading transactions", None)
         data = summarise(config, transactions)
         assumptions = resolve_assumptions(config, data)
+        newcomers.check(config, data)
         clock.lap("data")
         run = fitted(config, data, assumptions, folder, clock, progress)
     return finish(replace(run, meta=describe(clock, caught)), folder, overwrite, tell)
@@ -244,6 +246,7 @@ def check(
     data = summarise(config, transactions)
     fitting.check_data(data, config.models.purchases, config.models.spend)
     resolve_assumptions(config, data)
+    newcomers.check(config, data)
     if out is not None:
         data.save(Path(out))
     return data
@@ -365,7 +368,8 @@ def _revalue(
     config = load_config(folder / "config.yaml", [f"name='{Path(out).name}'", *overrides], seed)
     data, clock = found["summary"], Clock()
     assumptions = resolve_assumptions(config, data)
-    run = valued(config, data, found["posterior"], assumptions, Path(out), clock, tell)
+    draws = found["posterior"]
+    run = valued(config, data, draws, assumptions, Path(out), clock, tell, found["equity"])
     meta = {"seconds": clock.laps, "revalued_from": found["table"]["fingerprints"]}
     finish(replace(run, meta=meta), Path(out), False, tell)
     return Path(out) / "report.html"
@@ -399,8 +403,12 @@ def valued(
     folder: Path | None,
     clock: Clock,
     progress: Progress | None,
+    known: Equity | None = None,
 ) -> Run:
-    """From posterior draws to equity, checks and the table of numbers."""
+    """From posterior draws to equity, checks and the table of numbers.
+
+    ``known`` is the equity of a run whose fits of new customers are taken as they are.
+    """
     from clvmodels import equity, validate
     from clvmodels import fit as fitting
     from clvmodels.report import tables
@@ -408,6 +416,9 @@ def valued(
 
     result = equity.build(Valuation(data, draws, assumptions, config.seed), progress)
     gate = fitting.gate(draws, result.total(result.levels[0]))
+    pass_gate(gate, config, folder, draws, data)
+    result, more = newcomers.add(config, data, draws, assumptions, result, known, progress)
+    gate = (*gate, *more)
     pass_gate(gate, config, folder, draws, data)
     clock.lap("value")
     if progress:
