@@ -437,6 +437,36 @@ class Assumptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Forecast:
+    """Customers still to be won, in periods of equal length after the valuation date.
+
+    Attributes
+    ----------
+    kind
+        ``trend`` (forecast from the log's first purchases), ``plan`` (given) or ``none``.
+    period
+        Length of a period in time units.
+    expected, counts
+        Shape (draw, period): the rate at which customers come, and a number drawn at that rate.
+        Draw d meets draw d of the posterior.
+    history
+        Customers won in past periods, the oldest first; what the trend was fitted to.
+    """
+
+    kind: Literal["trend", "plan", "none"]
+    period: float
+    expected: np.ndarray
+    counts: np.ndarray
+    history: np.ndarray
+
+    def __post_init__(self) -> None:
+        if self.expected.shape != self.counts.shape or self.expected.ndim != 2:
+            raise ValueError("expected and counts need one shape (draw, period)")
+        if not (np.isfinite(self.expected).all() and (self.expected >= 0).all() and (self.counts >= 0).all()):
+            raise ValueError("customers won are finite and not negative")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Check:
     """One thing that was checked: passed, failed, or not applicable (None)."""
 
@@ -490,11 +520,16 @@ class Equity:
     ``customers`` is a pyarrow Table, one row per customer: the summary columns, ``p_alive``,
     ``expected_spend``, ``orders_<horizon>``, ``value_mean``, ``value_sd``, ``value_q05`` ..
     ``value_q95`` at level expected.
+
+    ``future`` and ``acquisition`` are Datasets of :mod:`clvmodels.equity.future` and
+    :mod:`clvmodels.equity.acquisition` where the config asks for them.
     """
 
     data: Any
     customers: Any
     checks: tuple[Check, ...] = ()
+    future: Any = None
+    acquisition: Any = None
 
     @property
     def levels(self) -> tuple[str, ...]:

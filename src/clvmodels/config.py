@@ -102,7 +102,22 @@ def _listed(value: Any) -> Any:
     return (value,) if isinstance(value, str | dt.date) else value
 
 
+def _amount(value: float | tuple[float, float]) -> float | tuple[float, float]:
+    low, high = value if isinstance(value, tuple) else (value, value)
+    if low < 0 or high < low or (isinstance(value, tuple) and (low == 0 or low == high)):
+        raise ValueError(
+            "it is an amount of at least 0, or [low, high] with 0 < low < high: a log-normal of which 90 % "
+            "lies between"
+        )
+    return value
+
+
 Day = Annotated[str, BeforeValidator(_day)]
+Amount = Annotated[
+    Annotated[float, Tag("<number>")] | Annotated[tuple[float, float], Tag("<pair>")],
+    Discriminator(lambda value: "<pair>" if isinstance(value, list | tuple) else "<number>"),
+    AfterValidator(_amount),
+]
 Duration = Annotated[str, BeforeValidator(_duration)]
 Horizon = Annotated[str, BeforeValidator(_horizon)]
 Cost = Annotated[str, BeforeValidator(_cost)]
@@ -338,6 +353,9 @@ class ValueConfig(Section):
     """Cost of keeping and serving customers; default: none."""
     horizons: Annotated[tuple[Duration, ...], BeforeValidator(_listed)] = ("3 months", "12 months")
     """For expected orders and revenue; on a discrete clock those of at least one opportunity."""
+    first_order: Literal["model", "observed"] = "model"
+    """Amount of a new customer's first order: the spend model's mean, or the mean of the log's first
+    orders."""
 
 
 class ValidationConfig(Section):
@@ -355,6 +373,107 @@ class ValidationConfig(Section):
     """Earliest origin; default: when a third of the log has been seen."""
     origins: Annotated[tuple[Day, ...], BeforeValidator(_listed)] = ()
     """Origins one by one, in the place of ``every`` and ``first``."""
+
+
+def _sequence_kind(value: Any) -> str:
+    return "<list>" if isinstance(value, list | tuple) else "<number>"
+
+
+def _spend_kind(value: Any) -> str:
+    return "<by>" if isinstance(value, Mapping) else "<file>" if isinstance(value, str) else "<amount>"
+
+
+def _labelled(value: Any) -> Any:
+    return {str(label): amount for label, amount in value.items()} if isinstance(value, Mapping) else value
+
+
+Customers = Annotated[float, Field(ge=0)]
+Plan = Annotated[
+    Annotated[Customers, Tag("<number>")] | Annotated[tuple[Customers, ...], Tag("<list>")],
+    Discriminator(_sequence_kind),
+]
+Spend = Annotated[
+    Annotated[Amount, Tag("<amount>")]
+    | Annotated[dict[str, Amount], BeforeValidator(_labelled), Tag("<by>")]
+    | Annotated[str, Tag("<file>")],
+    Discriminator(_spend_kind),
+]
+
+
+class FutureConfig(Section):
+    """Customers still to be won, valued apart from the existing ones."""
+
+    forecast: Literal["trend", "plan", "none"]
+    """How many customers will be won: ``trend`` of the log's own first purchases, a given ``plan``, or
+    ``none``."""
+    horizon: Duration = "3 years"
+    """How far ahead customers are won; later ones are not counted."""
+    since: Day | None = None
+    """Of a trend: first purchases before this day are left out, such as those of old customers whom
+    a young log sees for the first time."""
+    plan: Plan | None = None
+    """Customers won in a month (on a discrete clock, in a period): one number for all, or one for each
+    from the valuation date on; none after the last."""
+    interval: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] | None = None
+    """Of a plan: 90 % interval of what is reached, as ratios of the plan, such as [0.8, 1.1]."""
+    cac: Amount | None = None
+    """Cost of winning a customer, or [low, high] for 90 % of a log-normal; default: the average of the
+    acquisition section; without either, future equity is before acquisition cost."""
+
+    @model_validator(mode="after")
+    def _one_way(self) -> FutureConfig:
+        if (self.forecast == "plan") != (self.plan is not None):
+            raise ValueError(
+                "future.plan and future.forecast: plan need each other: give the customers won in a month"
+            )
+        if self.interval and (self.forecast != "plan" or self.interval[0] >= self.interval[1]):
+            raise ValueError("future.interval is [low, high] as ratios of future.plan, such as [0.8, 1.1]")
+        if self.since and self.forecast != "trend":
+            raise ValueError("future.since is for future.forecast: trend")
+        return self
+
+
+class AcquisitionConfig(Section):
+    """What customers cost, and what they may cost."""
+
+    by: str | None = None
+    """One of data.segments, such as the channel; default: all customers together."""
+    spend: Spend
+    """What was spent to win customers: an amount, [low, high] for 90 % of a log-normal, segment → amount
+    (0 for organic ones), or a CSV file (relative to the config file) with columns ``month``, ``spend`` and
+    the one named in acquisition.by."""
+    since: Day | None = None
+    """First day of the customers that an amount paid for; default: the first day of the log."""
+    until: Day | None = None
+    """Last day of these customers; default: data.observation_end."""
+    lag: Duration | None = None
+    """Time from spend to first purchase; a month of a CSV file pays for customers won this much later."""
+    currency: str | None = None
+    """Currency of the spend, which must be that of the data; default: taken to be."""
+    customers: Literal["separate", "together"] = "separate"
+    """Value of new customers from the customers of their own segment alone, where there are at least 100
+    with 30 repeat buyers among them, or from all customers."""
+    assurance: Annotated[float, Field(gt=0.5, lt=1)] = 0.9
+    """Probability with which the value of a customer exceeds the maximum cost."""
+    target_ratio: Annotated[float, Field(gt=0)] = 3.0
+    """Value of a customer over its cost that is aimed at."""
+    payback: Duration = "12 months"
+    """Time in which a customer has to pay back its cost."""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> AcquisitionConfig:
+        if isinstance(self.spend, dict) and self.by is None:
+            raise ValueError("acquisition.spend is by segment; name the segment column in acquisition.by")
+        if not isinstance(self.spend, dict | str) and self.by is not None:
+            raise ValueError(
+                f"acquisition.spend is one amount, but acquisition.by is {self.by!r}: give an amount for "
+                "each segment, or leave acquisition.by out"
+            )
+        if isinstance(self.spend, str) and (self.since or self.until):
+            raise ValueError("acquisition.since and until are for an amount; the file has its own months")
+        if self.since and self.until and self.until < self.since:
+            raise ValueError(f"acquisition.until {self.until} is before acquisition.since {self.since}")
+        return self
 
 
 class ReportConfig(Section):
@@ -377,6 +496,10 @@ class Config(Section):
     """What a purchase is worth and how the future is discounted."""
     validation: ValidationConfig = ValidationConfig()
     """How forecasts are tested on the past, and where the result lies."""
+    future: FutureConfig | None = None
+    """Customers still to be won; default: not valued."""
+    acquisition: AcquisitionConfig | None = None
+    """What customers cost and may cost; default: not asked."""
     report: ReportConfig = ReportConfig()
     """How the report looks."""
     seed: Annotated[int, Field(ge=0)] = 20260101
@@ -414,6 +537,9 @@ class Config(Section):
                 f"value.horizons has {short[0]!r}, but data.clock is discrete and one opportunity is a "
                 f"{unit}: name a horizon that holds at least one"
             )
+        by = self.acquisition.by if self.acquisition else None
+        if by is not None and by not in self.data.segments:
+            raise ValueError(f"acquisition.by is {by!r}, which data.segments does not list; add it there")
         start, end = self.data.observation_end, self.data.holdout_end
         if start and end and end <= start:
             raise ValueError(f"data.holdout_end {end} is not after data.observation_end {start}")
@@ -544,6 +670,9 @@ def dump(config: Config, folder: Path | None = None) -> str:
     tested = config.validation.backtest
     if folder is not None and tested is not None and not tested.is_absolute():
         document["validation"]["backtest"] = Path(os.path.relpath(config.base / tested, folder)).as_posix()
+    spend = config.acquisition.spend if config.acquisition else None
+    if folder is not None and isinstance(spend, str) and not Path(spend).is_absolute():
+        document["acquisition"]["spend"] = Path(os.path.relpath(config.base / spend, folder)).as_posix()
     return yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=100)
 
 
@@ -705,6 +834,10 @@ def _extended(document: dict[str, Any], base: Path, where: str, chain: tuple[Pat
     source = (below.get("data") or {}).get("source") if isinstance(below.get("data"), dict) else None
     if isinstance(source, str) and source not in BUNDLED and not Path(source).is_absolute():
         below["data"]["source"] = os.path.relpath(path.parent / source, base or ".")
+    costs = below.get("acquisition")
+    spend = costs.get("spend") if isinstance(costs, dict) else None
+    if isinstance(spend, str) and not Path(spend).is_absolute():
+        below["acquisition"] = {**below["acquisition"], "spend": os.path.relpath(path.parent / spend, base)}
     return _merged(below, document)
 
 

@@ -16,6 +16,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import numba
@@ -83,6 +84,8 @@ class Flow:
         offset = 0.0 if self.timing == "continuous" else OFFSET[self.timing]
         return np.array([float(periodic), float(discrete), self.delta, self.horizon, step, offset])
 
+
+_gauss = lru_cache(np.polynomial.legendre.leggauss)
 
 _code = types.Array(float64, 1, "C")
 
@@ -176,7 +179,7 @@ def schedule(flows: Sequence[Flow], scale: float, *, discrete: bool = False, ref
     if discrete and len(direct) >= np.floor(end):
         edges = edges[:1]
     panels = list(itertools.pairwise(edges))
-    points, _ = np.polynomial.legendre.leggauss(_nodes(last - first))
+    points, _ = _gauss(_nodes(last - first))
     nodes = [direct]
     for low, high in panels:
         nodes.append(scale * np.expm1((low + high) / 2 + (high - low) / 2 * points))
@@ -226,7 +229,7 @@ def _product_rule(
     else:
         edges = _edges(flow, s_low, s_high)
         order = max(64, 2 * len(points)) if len(edges) == 2 else 12 if len(edges) > 40 else 24
-        x, w = np.polynomial.legendre.leggauss(order)
+        x, w = _gauss(order)
         u = np.log1p(edges / scale)
         middle, radius = (u[1:] + u[:-1]) / 2, (u[1:] - u[:-1]) / 2
         s = scale * np.expm1(middle[:, None] + radius[:, None] * x)

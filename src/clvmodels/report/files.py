@@ -13,7 +13,7 @@ from typing import Any
 from clvmodels.artifacts import Assumptions, Check, Equity, Posterior, Summary
 from clvmodels.config import Config, dump
 from clvmodels.errors import InputError
-from clvmodels.report import page, position, tables
+from clvmodels.report import acquisition, future, page, position, tables
 
 _ROLES = ("purchases", "spend")
 
@@ -59,6 +59,9 @@ def write(
     write_csv(folder / "risk.csv", position.RISK_COLUMNS, position.risk_rows(table))
     write_csv(folder / "wake_up.csv", position.WAKE_UP_COLUMNS, position.wake_up_rows(equity))
     write_csv(folder / "validation.csv", tables.VALIDATION_COLUMNS, tables.validation_rows(table))
+    for name, part in (("future", future), ("acquisition", acquisition)):
+        if table[name]:
+            write_csv(folder / f"{name}.csv", part.COLUMNS, part.rows(table, tables.flat))
     (folder / "config.yaml").write_text(dump(config, folder), encoding="utf-8")
     _draw(folder, summary, posterior, equity, table, arrays)
     manifest = {
@@ -160,7 +163,12 @@ def load(folder: Path) -> dict[str, Any]:
     return {
         "summary": Summary.load(folder / "summary.parquet"),
         "posterior": Posterior.from_datasets(parts),
-        "equity": Equity(data=groups["equity"], customers=pq.read_table(folder / "customers.parquet")),
+        "equity": Equity(
+            data=groups["equity"],
+            customers=pq.read_table(folder / "customers.parquet"),
+            future=groups.get("future"),
+            acquisition=groups.get("acquisition"),
+        ),
         "table": table,
         "arrays": groups.get("checks"),
         "config": yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")),
@@ -175,6 +183,8 @@ def to_datatree(posterior: Posterior, equity: Equity | None = None, arrays: Any 
     groups = {f"posterior/{role}": data for role, data in posterior.to_datasets().items()}
     if equity is not None:
         groups["equity"] = equity.data
+        parts = {"future": equity.future, "acquisition": equity.acquisition}
+        groups |= {name: part for name, part in parts.items() if part is not None}
     if arrays is not None:
         groups["checks"] = arrays
     return xr.DataTree.from_dict(groups)
@@ -226,7 +236,9 @@ def _draw(
     place = folder / "figures"
     place.mkdir(exist_ok=True)
     drawn: dict[str, tuple[str, str]] = {}
-    for name, (figure, caption) in figures.draw_all(summary, posterior, equity, table, arrays).items():
+    every = figures.draw_all(summary, posterior, equity, table, arrays)
+    every |= future.figures(table) | acquisition.figures(table)
+    for name, (figure, caption) in every.items():
         text = figures.svg(figure)
         (place / f"{name}.svg").write_text(text, encoding="utf-8")
         (place / f"{name}.png").write_bytes(figures.png(figure))

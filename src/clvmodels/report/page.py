@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from clvmodels.report import tables
+from clvmodels.report import future, tables
 from clvmodels.report.text import NONE, SPACE, fill, long_date, lookup, show
 
 SEGMENTS_SHOWN = 12
@@ -63,6 +63,7 @@ def html(table: Mapping[str, Any], figures: Mapping[str, tuple[str, str]]) -> st
         rank_level=list(table["levels"])[min(1, len(table["levels"]) - 1)],
         point=table["equity"]["existing"][next(iter(table["levels"]))]["sd"] is None,
         unconverged=table["diagnostics"]["converged"] is False,
+        lede=future.lede(table),
         sentences=tables.sentences(table),
         disclosures=tables.disclosures(table),
         confidence=confidence(table),

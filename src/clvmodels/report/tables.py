@@ -30,7 +30,7 @@ from clvmodels.artifacts import (
 )
 from clvmodels.config import Config
 from clvmodels.models import registry
-from clvmodels.report import histories, position
+from clvmodels.report import acquisition, future, histories, position
 from clvmodels.report.text import SPACE, duration, fill, long_date
 
 SCHEMA = 1
@@ -117,6 +117,8 @@ def build(
         "segments": {name: _segment(equity, summary, name, total) for name in summary.segments},
         "concentration": _concentration(data, levels),
         **position.blocks(equity, assumptions),
+        "future": future.block(summary, assumptions, equity, statistics),
+        "acquisition": acquisition.block(summary, assumptions, equity, config, statistics),
         "histories": [],
         "posterior": {},
         "maximum": {},
@@ -457,7 +459,8 @@ def sentences(table: Mapping[str, Any]) -> list[str]:
         f"{{bands.0.share.mean}} of it falls in the first year, and {{beyond_window.mean}} lies further "
         f"ahead than the {table['beyond_window']['window']} the data span."
     )
-    return [worth, alive + ".", where + _at_risk(table, base)]
+    where += _at_risk(table, base)
+    return [worth, alive + ".", where, *future.sentences(table), *acquisition.sentences(table)]
 
 
 def _at_risk(table: Mapping[str, Any], base: str) -> str:
@@ -509,8 +512,8 @@ def disclosures(table: Mapping[str, Any]) -> list[tuple[str, str]]:
         ),
         (
             "Scope",
-            "Existing customers only: the {customers.total.value} who had bought by that day. Customers "
-            "still to be won are in no number here."
+            "Existing customers only: the {customers.total.value} who had bought by that day. "
+            + (future.scope(table) or "Customers still to be won are in no number here.")
             + (
                 " {data.customers_excluded:count} customers are left out because the config excludes them."
                 if table["data"].get("customers_excluded")
@@ -544,6 +547,8 @@ def disclosures(table: Mapping[str, Any]) -> list[tuple[str, str]]:
             if infinite
             else f"{duration(a['horizon']['value'], unit)}; later purchases count for nothing.",
         ),
+        *future.disclosures(table),
+        *acquisition.disclosures(table),
         ("Models and priors", "; ".join(models) + "."),
         (
             "Data window",

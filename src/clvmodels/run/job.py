@@ -19,7 +19,7 @@ import numpy as np
 from clvmodels.artifacts import Assumptions, Check, Equity, Posterior, Summary
 from clvmodels.config import Config
 from clvmodels.errors import InputError
-from clvmodels.run import backtesting
+from clvmodels.run import backtesting, newcomers
 from clvmodels.run.stages import (
     Clock,
     Progress,
@@ -216,6 +216,7 @@ def fit(
         tell("reading transactions", None)
         data = summarise(config, transactions)
         assumptions = resolve_assumptions(config, data)
+        newcomers.check(config, data)
         clock.lap("data")
         run = fitted(config, data, assumptions, folder, clock, progress)
     return finish(replace(run, meta=describe(clock, caught)), folder, overwrite, tell)
@@ -246,6 +247,7 @@ def check(
     data = summarise(config, transactions)
     fitting.check_data(data, config.models.purchases, config.models.spend)
     resolve_assumptions(config, data)
+    newcomers.check(config, data)
     if out is not None:
         data.save(Path(out))
     return data
@@ -368,7 +370,8 @@ def _revalue(
     config = load_config(folder / "config.yaml", [f"name='{Path(out).name}'", *overrides], seed)
     data, clock = found["summary"], Clock()
     assumptions = resolve_assumptions(config, data)
-    run = valued(config, data, found["posterior"], assumptions, Path(out), clock, tell, tested)
+    draws, known = found["posterior"], found["equity"]
+    run = valued(config, data, draws, assumptions, Path(out), clock, tell, tested, known)
     meta = {"seconds": clock.laps, "revalued_from": found["table"]["fingerprints"]}
     finish(replace(run, meta=meta), Path(out), False, tell)
     return Path(out) / "report.html"
@@ -403,10 +406,12 @@ def valued(
     clock: Clock,
     progress: Progress | None,
     tested: Mapping[str, Any] | None = None,
+    known: Equity | None = None,
 ) -> Run:
     """From posterior draws to equity, checks and the table of numbers.
 
-    ``tested`` is the content of a backtest; default: the one that lies beside the run.
+    ``tested`` is the content of a backtest; default: the one that lies beside the run. ``known`` is
+    the equity of a run whose fits of new customers are taken as they are.
     """
     from clvmodels import equity, validate
     from clvmodels import fit as fitting
@@ -421,6 +426,9 @@ def valued(
     survey = equity.survey(valuation)
     result = equity.build(valuation, progress, survey)
     gate = fitting.gate(draws, result.total(result.levels[0]))
+    pass_gate(gate, config, folder, draws, data)
+    result, more = newcomers.add(config, data, draws, assumptions, result, known, progress)
+    gate = (*gate, *more)
     pass_gate(gate, config, folder, draws, data)
     weather = systematic.of_window(valuation, config.seed)
     if weather.reason is None:

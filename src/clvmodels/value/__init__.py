@@ -1,6 +1,7 @@
 """Streams draws × customers into values; knows nothing of PyMC."""
 
 from clvmodels.numerics.discounting import Flow
+from clvmodels.value.newcomer import Newcomer
 from clvmodels.value.residual import residual
 from clvmodels.value.stream import (
     Tile,
@@ -13,6 +14,7 @@ from clvmodels.value.stream import (
 
 __all__ = [
     "Flow",
+    "Newcomer",
     "Tile",
     "Valuation",
     "expected_purchases",

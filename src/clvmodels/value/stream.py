@@ -357,19 +357,7 @@ class Valuation:
 
     def _simulate(self, stream: str, flow: Flow, edges: np.ndarray, then: Then) -> Iterator[Any]:
         family = self.purchases
-        code = flow.code(family.clock == "discrete")
-        periodic, _, delta, horizon, step, offset = code
-        memoryless = family.latent_rate is None
-        cut = horizon if delta == 0 else min(horizon, (_DRAWN if memoryless else _FADED) / delta)
-        if memoryless and cut < horizon:
-            cut = min(max(cut, edges[-1]), horizon)
-            cut = step * np.ceil(cut / step) if periodic else cut
-        if np.isinf(cut):
-            # Undiscounted for ever: lifetimes are finite in every draw, the sum converges.
-            cut = np.finfo(float).max
-        discounting = np.array([periodic, step, offset, delta, cut])
-        rest = code.copy()
-        rest[3] = max(horizon - cut, 0.0) if memoryless and cut < horizon else 0.0
+        code, discounting, rest = cut_off(family, flow, edges[-1])
         width = max(len(family.latents), len(self.spend.latents))
 
         def work(task: tuple[int, np.ndarray]) -> Any:
@@ -385,7 +373,7 @@ class Valuation:
                 self.rows.stats[self.rows.index[customers]],
                 self.spend_stats[customers],
                 self.assumptions.margin[customers],
-                self.assumptions.cost_alive if horizon > 0 else 0.0,
+                self.assumptions.cost_alive if code[3] > 0 else 0.0,
                 code,
                 discounting,
                 rest,
@@ -424,6 +412,32 @@ def valuation_flow(assumptions: Assumptions) -> Flow:
         timing=assumptions.timing,
         period=assumptions.period,
     )
+
+
+def cut_off(
+    family: PurchaseFamily, flow: Flow, at_least: float = 0.0
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Until when purchases are drawn one by one, and how what follows is added in expectation.
+
+    Returns
+    -------
+    code, discounting, rest
+        :meth:`Flow.code`, and what :func:`loops.predictive_values` reads under these names;
+        purchases are drawn at least up to ``at_least`` where the rest has a closed form.
+    """
+    code = flow.code(family.clock == "discrete")
+    periodic, _, delta, horizon, step, offset = code
+    memoryless = family.latent_rate is None
+    cut = horizon if delta == 0 else min(horizon, (_DRAWN if memoryless else _FADED) / delta)
+    if memoryless and cut < horizon:
+        cut = min(max(cut, at_least), horizon)
+        cut = step * np.ceil(cut / step) if periodic else cut
+    if np.isinf(cut):
+        # Undiscounted for ever: lifetimes are finite in every draw, the sum converges.
+        cut = np.finfo(float).max
+    rest = code.copy()
+    rest[3] = max(horizon - cut, 0.0) if memoryless and cut < horizon else 0.0
+    return code, np.array([periodic, step, offset, delta, cut]), rest
 
 
 def spend_statistics(family: SpendFamily, summary: Summary) -> np.ndarray:

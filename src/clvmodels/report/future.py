@@ -1,0 +1,338 @@
+"""Customers still to be won: the block ``future`` of the table, its words, rows and figures."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from clvmodels.artifacts import DAYS_PER_UNIT, Assumptions, Equity, Summary
+from clvmodels.report import figures as f
+from clvmodels.report.text import SPACE, duration, long_date
+
+COLUMNS = ("metric", "group", "level", "statistic", "value", "unit")
+KINDS = {
+    "trend": "forecast from the log's own first purchases",
+    "plan": "a given plan",
+    "none": "nobody new is won",
+}
+
+
+def block(summary: Summary, assumptions: Assumptions, equity: Equity, statistics: Any) -> Any:
+    """The block of the table; None where the config does not ask for it.
+
+    Parameters
+    ----------
+    statistics
+        :func:`clvmodels.report.tables.statistics`.
+    """
+    data = equity.future
+    if data is None:
+        return None
+    money, levels = equity.currency, equity.levels
+    base, period = levels[0], float(data.attrs["period"])
+    year = assumptions.units_per_year
+    periods, known = data.sizes["period"], bool(data.attrs["cost_known"])
+    span = max(data.sizes["past"], 1) * period / year
+    amounts = summary["first_amount"][np.isfinite(summary["first_amount"])]
+    seen = float(amounts.mean()) if len(amounts) else None
+
+    def by_level(name: str) -> dict[str, Any]:
+        unit = data[name].attrs["unit"]
+        return {lv: statistics(data[name].sel(level=lv).values, unit=unit, level=lv) for lv in levels}
+
+    def one(name: str, **where: Any) -> dict[str, Any]:
+        values = data[name].sel(**where) if where else data[name]
+        return statistics(values.values, unit=values.attrs["unit"], level=base)
+
+    ends = _ends(summary, period, np.arange(1, periods + 1))
+    return {
+        "forecast": str(data.attrs["kind"]),
+        "period": {"value": period, "unit": summary.time_unit},
+        "horizon": {
+            "value": periods * period / year,
+            "unit": "years",
+            "text": duration(periods * period / year, "year"),
+        },
+        "history": {"value": span, "unit": "years", "text": duration(span, "year")},
+        "reach": {"value": periods * period / year / span, "unit": "1"},
+        "cost_known": known,
+        "customers": by_level("customers"),
+        "value": one("value"),
+        "first_order": one("first_order"),
+        "first_amount_seen": {"value": seen, "unit": money},
+        "cac": one("cac") if known else None,
+        "gross": by_level("gross"),
+        "cost": by_level("cost") if known else None,
+        "net": by_level("net"),
+        "together": by_level("together"),
+        "years": [
+            {
+                "label": f"Year {y}",
+                "customers": one("customers_by_year", year=y),
+                "net": one("by_year", year=y),
+                "margin": one("margin_by_year", year=y),
+            }
+            for y in data["year"].values.tolist()
+        ],
+        "later": one("later"),
+        "disagreement": float(data.attrs["disagreement"]),
+        "rate": [
+            {"end": str(end), "customers": statistics(draws, unit="customers", level=base)}
+            for end, draws in zip(ends, data["expected"].transpose("period", "draw").values, strict=True)
+        ],
+        "past": _past(summary, data, period, float(np.mean(assumptions.margin)), money),
+        "margin": _margin(data, ends, year, period, money, base),
+    }
+
+
+def _ends(summary: Summary, period: float, number: np.ndarray) -> np.ndarray:
+    """Last days of periods counted from the valuation date, datetime64[D]."""
+    days = np.round(number * period * DAYS_PER_UNIT[summary.time_unit]).astype(int)
+    return np.datetime64(summary.observation_end) + days.astype("timedelta64[D]")
+
+
+def _past(summary: Summary, data: Any, period: float, margin: float, money: str) -> list[dict[str, Any]]:
+    """Customers won and margin earned in past periods, the oldest first."""
+    won = data["history"].values
+    number = np.arange(len(won)) - len(won) + 1
+    ends = _ends(summary, period, number)
+    calendar = summary.calendar
+    edges = _ends(summary, period, np.r_[number[0] - 1, number]) if len(won) else ends
+    place = np.searchsorted(edges, calendar.day, side="left") - 1
+    inside = (place >= 0) & (place < len(won))
+    out = []
+    for k, end in enumerate(ends):
+        days = inside & (place == k)
+        first, repeat = (
+            float(a[days].sum()) * margin for a in (calendar.first_amount, calendar.repeat_amount)
+        )
+        out.append(
+            {
+                "end": str(end),
+                "customers": {"value": won[k], "unit": "customers"},
+                "first_orders": {"value": first if len(calendar.day) else None, "unit": money},
+                "repeat_orders": {"value": repeat if len(calendar.day) else None, "unit": money},
+            }
+        )
+    return out
+
+
+def _margin(
+    data: Any, ends: np.ndarray, year: float, period: float, money: str, base: str
+) -> list[dict[str, Any]]:
+    """Expected undiscounted margin of each period to come: existing customers, then by year of winning."""
+    of_cohort = data["margin_by_cohort"].values
+    years = np.ceil(np.arange(1, len(ends) + 1) * period / year - 1e-9).astype(int)
+    return [
+        {
+            "end": str(end),
+            "unit": money,
+            "level": base,
+            "existing": float(data["existing_margin"].values[t]),
+            "won": [float(of_cohort[years == y, t].sum()) for y in np.unique(years)],
+        }
+        for t, end in enumerate(ends)
+    ]
+
+
+def sentences(table: Mapping[str, Any]) -> list[str]:
+    """Two plain sentences, with the keys of their numbers in braces."""
+    block = table["future"]
+    if block is None:
+        return []
+    levels = list(table["levels"])
+    base, last = levels[0], levels[-1]
+    if block["forecast"] == "none":
+        return ["No customer still to be won is counted: the future equity is 0 by assumption."]
+    costs = "after the cost of winning them" if block["cost_known"] else "before the cost of winning them"
+    first = (
+        f"Customers still to be won over the next {{future.horizon.text}} add "
+        f"{{currency}}{SPACE}{{future.net.{base}.mean}} {costs}"
+        + _ninety(block["net"][last], f"future.net.{last}")
+        + f", stated apart from the existing ones: {{future.customers.{base}.mean}} are expected, each worth "
+        f"{{currency}}{SPACE}{{future.value.mean}} at the first order"
+        + (f" and costing {{currency}}{SPACE}{{future.cac.mean}}." if block["cost_known"] else ".")
+    )
+    how = {
+        "trend": "That number is a forecast which reaches {future.reach.value:tenth} times as far ahead "
+        "as the {future.history.text} of first purchases it was made from, and no data have tested "
+        "it.",
+        "plan": "That number is a given plan, not a finding of this analysis.",
+    }[block["forecast"]]
+    second = f"Both together come to {{currency}}{SPACE}{{future.together.{base}.mean}}"
+    second += _ninety(block["together"][last], f"future.together.{last}")
+    return [first, f"{how} {second}."]
+
+
+def _ninety(block: Mapping[str, Any], key: str) -> str:
+    if block["interval_90"] is None:
+        return ""
+    return f" (90{SPACE}% {block['level']}: {{{key}.interval_90.0}} to {{{key}.interval_90.1}})"
+
+
+def disclosures(table: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What a reader must be told of the forecast, topic by topic."""
+    block = table["future"]
+    if block is None:
+        return []
+    cost = (
+        "Each costs {currency} {future.cac.mean} on average, paid at the first order."
+        if block["cost_known"]
+        else "What it costs to win them is not known here and is not subtracted."
+    )
+    how = {
+        "trend": "The number of customers is forecast from the log's own first purchases by a negative "
+        "binomial with a random walk of its monthly rate, a trend that fades, and a season where two years "
+        "are seen. In a log that starts in mid-business, first purchases of old customers count as new "
+        "ones.",
+        "plan": "The number of customers is a given plan.",
+        "none": "Nobody new is won.",
+    }[block["forecast"]]
+    return [
+        (
+            "Future customers",
+            "Won within {future.horizon.text} of the valuation date; later ones count for "
+            f"nothing. {how} They are taken to be like the customers in the log. {cost}",
+        )
+    ]
+
+
+def scope(table: Mapping[str, Any]) -> str | None:
+    """What the scope says of future customers; None where they are in no number."""
+    if table["future"] is None:
+        return None
+    return "Customers still to be won are valued apart, and are in no number but those that say so."
+
+
+def rows(table: Mapping[str, Any], flat: Any) -> Iterator[tuple[Any, ...]]:
+    """Rows of ``future.csv``."""
+    block = table["future"]
+    for name in ("customers", "gross", "cost", "net", "together"):
+        for level, stats in (block[name] or {}).items():
+            for statistic, value in flat(stats):
+                yield name, "total", level, statistic, value, stats["unit"]
+    for name in ("value", "first_order", "cac", "later"):
+        if block[name]:
+            for statistic, value in flat(block[name]):
+                yield name, "total", block[name]["level"], statistic, value, block[name]["unit"]
+    for entry in block["years"]:
+        for name in ("customers", "net", "margin"):
+            for statistic, value in flat(entry[name]):
+                yield name, entry["label"], entry[name]["level"], statistic, value, entry[name]["unit"]
+    for entry in block["past"]:
+        for name in ("customers", "first_orders", "repeat_orders"):
+            yield f"past_{name}", entry["end"], "", "value", entry[name]["value"], entry[name]["unit"]
+    for entry in block["rate"]:
+        for statistic, value in flat(entry["customers"]):
+            yield "customers", entry["end"], entry["customers"]["level"], statistic, value, "customers"
+    for entry in block["margin"]:
+        yield "margin_existing", entry["end"], entry["level"], "mean", entry["existing"], entry["unit"]
+        for k, value in enumerate(entry["won"], start=1):
+            yield f"margin_won_in_year_{k}", entry["end"], entry["level"], "mean", value, entry["unit"]
+
+
+# --- figures ---------------------------------------------------------------------------------------
+
+
+def figures(table: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:
+    """Customers won, past and forecast; margin by cohort, past and forecast."""
+    block = table["future"]
+    if block is None:
+        return {}
+    shaded = " Shaded: 50 and 90 % intervals." if block["rate"][0]["customers"]["interval_90"] else ""
+    out = {
+        "future_customers": (
+            customers_won(block),
+            f"First purchases in the log, and the rate ({KINDS[block['forecast']]}).{shaded}",
+        )
+    }
+    if block["forecast"] != "none":
+        out["future_margin"] = (
+            margin_by_cohort(block, table["currency"]),
+            "Margin by quarter, stacked by when customers were won: in the past from first and repeat "
+            "orders; ahead the expected margin, undiscounted, before acquisition cost. The existing "
+            "customers' part is the mean of 200 draws.",
+        )
+    return out
+
+
+@f._styled
+def customers_won(block: Mapping[str, Any], ax: Any = None) -> Any:
+    """Customers won in each period: the log's, and the forecast's rate with its intervals."""
+    figure, ax = f._axes(ax, 4.4, 2.8)
+    past, rate = block["past"], block["rate"]
+    day = [dt.date.fromisoformat(entry["end"]) for entry in past]
+    width = 0.8 * max((day[-1] - day[0]).days / max(len(day) - 1, 1), 1) if len(day) > 1 else 24
+    ax.bar(day, [entry["customers"]["value"] for entry in past], width=-width, align="edge", color=f.PALE,
+           edgecolor=f.MODEL, lw=0.6, label="first purchases")  # fmt: skip
+    ahead = [dt.date.fromisoformat(entry["end"]) for entry in rate]
+    stats = [entry["customers"] for entry in rate]
+    if stats[0]["interval_90"]:
+        for key, colour in (("interval_90", f.FAINT), ("interval_50", f.PALE)):
+            ax.fill_between(ahead, *np.transpose([one[key] for one in stats]), color=colour, lw=0)
+    ax.plot(ahead, [one["mean"] for one in stats], color=f.INK, label="rate ahead, mean")
+    ax.set_ylim(0)
+    ax.set_ylabel("Customers won per period")
+    f._dates(ax)
+    f._thousands(ax.yaxis)
+    ax.legend(loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0.2, ncols=2)
+    return figure
+
+
+@f._styled
+def margin_by_cohort(block: Mapping[str, Any], currency: str, ax: Any = None) -> Any:
+    """Margin by quarter: past first and repeat orders, then existing and future customers stacked."""
+    figure, ax = f._axes(ax, 8.8, 3.2)
+    months = 3 if len(block["margin"]) > 8 else 1
+    past, ahead = _quarters(block["past"], months, True), _quarters(block["margin"], months, False)
+    if all(e["first_orders"]["value"] is None for group in past for e in group):
+        past = []
+    count = len(ahead[0][0]["won"]) if ahead else 0
+    shades = [f.MODEL, "#6f97bf", f.PALE, "#cddbe8", f.FAINT]
+    hatches = ["", "////", "", "....", ""]
+    ticks, labels = [], []
+    for x, group in enumerate([*past, *ahead]):
+        if x < len(past):
+            parts = [
+                (sum(e["repeat_orders"]["value"] for e in group), "#8d99a6", "", "past: repeat orders"),
+                (sum(e["first_orders"]["value"] for e in group), "#c9d0d7", "", "past: first orders"),
+            ]
+        else:
+            parts = [(sum(e["existing"] for e in group), f.GREY, "", "existing customers")]
+            for k in range(count):
+                name = f"won in year {k + 1}"
+                parts.append((sum(e["won"][k] for e in group), shades[k % 5], hatches[k % 5], name))
+        low = 0.0
+        for height, colour, hatch, name in parts:
+            new = name not in ax.get_legend_handles_labels()[1]
+            ax.bar(x, height, 0.8, bottom=low, color=colour, hatch=hatch, edgecolor="white", lw=0.4,
+                   label=name if new else None)  # fmt: skip
+            low += height
+        ticks.append(x)
+        labels.append(group[-1]["end"][:7])
+    ax.axvline(len(past) - 0.5, color=f.INK, lw=0.8, ls=(0, (2, 1.6)))
+    every = max(len(ticks) // 9, 1)
+    ax.set_xticks(ticks[::every], labels[::every])
+    ax.set_xlabel(f"{'Quarter' if months == 3 else 'Period'} that ends in")
+    ax.set_ylabel(f"Margin ({currency})")
+    f._thousands(ax.yaxis)
+    handles, names = ax.get_legend_handles_labels()
+    ax.legend(handles, names, loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0.2, ncols=6)
+    return figure
+
+
+def _quarters(entries: Sequence[Any], months: int, backwards: bool) -> list[list[Any]]:
+    """Whole groups of periods next to the valuation date; what is left over is left out."""
+    spare = len(entries) % months
+    used = entries[spare:] if backwards else entries[: len(entries) - spare]
+    return [list(used[k : k + months]) for k in range(0, len(used), months)]
+
+
+def lede(table: Mapping[str, Any]) -> str:
+    """The scope in the heading of the page."""
+    when = long_date(table["assumptions"]["valuation_date"])
+    apart = "" if table["future"] is None else ", and apart from them those still to be won"
+    return f"Existing customers{apart}, valued on {when}, in {table['currency']}"
