@@ -242,7 +242,7 @@ def test_only_what_is_missing_is_computed(finished, here, monkeypatch):
 
 
 def test_dates_with_too_few_customers_are_named_and_left_out(tmp_path, command, monkeypatch):
-    shop(tmp_path, purchases={"family": "bg_nbd"}, spend={"family": "gamma_gamma"})
+    shop(tmp_path, purchases=FIXED["purchases"], spend={"family": "gamma_gamma"})
     monkeypatch.chdir(tmp_path)
     arguments = ("shop.yaml", "--from", "2024-03-31", "--to", "2024-05-31", "--every", "month", "--json")
     quick = ("--set", "fit.draws=500", "--set", "fit.allow_unconverged=true")
