@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+import xarray as xr
 from builders import make_assumptions, make_posterior, make_summary
 
 from clvmodels import equity
@@ -115,3 +118,24 @@ def test_why_there_is_none():
     assert check.passed is None
     with pytest.raises(ValueError, match="table of summaries"):
         weather.paths(3, 1)
+
+
+def test_customers_to_be_won_meet_the_same_weather(built):
+    """Their gross value moves, their cost and their number do not; net and together add up."""
+    rng = np.random.default_rng(4)
+    gross, cost, count = rng.lognormal(size=(3, 3, 200))
+    dims = ("level", "draw")
+    future = xr.Dataset(
+        {"gross": (dims, gross), "cost": (dims, cost), "net": (dims, gross - cost),
+         "customers": (dims, count), "together": (dims, gross), "by_year": ("draw", gross[0])},
+        coords={"level": list(built.levels)},
+    )  # fmt: skip
+    value = rng.lognormal(size=200)
+    found = equity.with_shocks(replace(built, future=future), value, np.ones((200, 2)), np.ones((200, 2)))
+    last = found.future.sel(level="systematic")
+    np.testing.assert_allclose(last["gross"], gross[2] * value, rtol=1e-14)
+    np.testing.assert_array_equal(last["cost"], cost[2])
+    np.testing.assert_array_equal(last["customers"], count[2])
+    np.testing.assert_allclose(last["net"], gross[2] * value - cost[2], rtol=1e-12)
+    np.testing.assert_allclose(last["together"], found.total("systematic") + last["net"], rtol=1e-14)
+    assert list(found.future["by_year"].dims) == ["draw"]

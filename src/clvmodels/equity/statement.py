@@ -156,6 +156,8 @@ def build(
 def with_shocks(equity: Equity, value: np.ndarray, orders: np.ndarray, revenue: np.ndarray) -> Equity:
     """Level systematic: the predictive draws, times the shocks that all customers share.
 
+    Customers still to be won buy in the same weather; what it costs to win them does not depend on it.
+
     Parameters
     ----------
     value
@@ -163,25 +165,33 @@ def with_shocks(equity: Equity, value: np.ndarray, orders: np.ndarray, revenue: 
     orders, revenue
         Factors up to each horizon, shape (draw, horizon).
     """
+    scaled = ("total", "never_again", "losing_value")
+    factors = {"orders": orders, "revenue": revenue} | {
+        str(name): value
+        for name in equity.data
+        if name in scaled or name.startswith(("segment:", "partition:"))
+    }
+    data, future = _one_more_level(equity.data, factors), equity.future
+    if future is not None:
+        future = _one_more_level(future, {"gross": value})
+        future["net"] = (future["gross"] - future["cost"]).assign_attrs(future["net"].attrs)
+        future["together"] = (data["total"] + future["net"]).assign_attrs(future["together"].attrs)
+    return replace(equity, data=data, future=future)
+
+
+def _one_more_level(data: Any, factors: Mapping[str, np.ndarray]) -> Any:
+    """The Dataset with a level systematic: predictive, times a factor of shape (draw,) or (draw, horizon)."""
     import xarray as xr
 
-    data = equity.data
-    last = data.sel(level="predictive")
-    factors = {"orders": orders, "revenue": revenue, "total": value, "never_again": value}
-    parts = ("segment:", "partition:", "losing_value")
-    added = {}
-    for name, variable in data.data_vars.items():
-        if "level" in variable.dims:
-            factor = factors.get(name, value if name.startswith(parts) else None)
-            one = last[name]
-            if factor is not None:
-                scaled = one.transpose("draw", ...)
-                one = scaled * factor.reshape(factor.shape + (1,) * (scaled.ndim - factor.ndim))
-                one = one.transpose(*last[name].dims)
-            added[name] = one.assign_attrs(variable.attrs).expand_dims(level=["systematic"])
-    whole = xr.concat([data[list(added)], xr.Dataset(added)], dim="level", combine_attrs="override")
-    rest = data.drop_vars([*list(added), "level"])
-    return replace(equity, data=xr.merge([whole, rest], combine_attrs="override").assign_attrs(data.attrs))
+    levels = [name for name, variable in data.data_vars.items() if "level" in variable.dims]
+    added = data[levels].sel(level="predictive").assign_coords(level="systematic")
+    for name, factor in factors.items():
+        dims = ("draw", "horizon")[: factor.ndim]
+        one = added[name]
+        added[name] = (one * xr.DataArray(factor, dims=dims)).transpose(*one.dims).assign_attrs(one.attrs)
+    whole = xr.concat([data[levels], added], dim="level", combine_attrs="override")
+    rest = data.drop_vars([*levels, "level"])
+    return xr.merge([whole, rest], combine_attrs="override").assign_attrs(data.attrs)
 
 
 def _surveyed(survey: Survey, currency: str) -> Any:

@@ -198,8 +198,8 @@ def _holdout(table: Mapping[str, Any]) -> tuple[bool | None, str, str]:
         "The forecast of spend missed" if orders["inside_90"] else "The forecast of purchases missed"
     )  # fmt: skip
     return False, "Holdout", (
-        f"{which}: the truth lies outside the 90{SPACE}% interval. {text} "
-        "Read every interval here as too narrow."
+        f"{which}: the truth lies outside the 90{SPACE}% interval. {text} Read every interval here "
+        + ("below level systematic as too narrow." if "systematic" in table["levels"] else "as too narrow.")
     )  # fmt: skip
 
 

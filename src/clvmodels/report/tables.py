@@ -52,6 +52,8 @@ EXCLUDED = (
     "the possibility that the model itself is wrong",
 )
 """What no interval of this report contains."""
+SHARED = EXCLUDED[1:3]
+"""Of it, what level systematic contains as far as the window has shown it."""
 
 
 def build(
@@ -139,6 +141,9 @@ def build(
             "posterior": _hash(*(np.ascontiguousarray(p).tobytes() for p in posterior.pairs())),
         },
     }  # fmt: skip
+    if "systematic" in levels:
+        left = [what for what in EXCLUDED if what not in SHARED]
+        table["assumptions"]["excluded_from_intervals"] = left
     for part in (posterior.purchases, posterior.spend):
         table["posterior"][part.family] = _parameters(part, posterior)
         maximum = dict(part.maximum)

@@ -356,7 +356,7 @@ def _tracking(sample: _Sample, observed: np.ndarray, bands: np.ndarray) -> list[
     if verdict is False:
         sentence += (
             f" The {unit}s differ by more than chance: seasons, campaigns or news moved many customers "
-            "together, which no level of this model contains."
+            "together, which only level systematic contains."
         )
     error = float(np.abs(observed - mean).sum() / max(observed.sum(), 1))
     return [
@@ -529,8 +529,8 @@ def _holdout(
         )
         if verdict is False:
             sentence += (
-                " A MISS: the interval leaves out whatever moves all customers together, so it was too "
-                "narrow; the other intervals of this run leave that out as well."
+                " A MISS: level predictive leaves out whatever moves all customers together, so its interval "
+                "was too narrow; level systematic, where it can be estimated, takes that in."
             )
         checks.append(
             Check(
