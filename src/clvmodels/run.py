@@ -280,6 +280,7 @@ def fit(
         warnings.simplefilter("always")
         fitting.check_model(config.models.purchases, "purchases")
         fitting.check_model(config.models.spend, "spend")
+        fitting.check_effects(config.models)
         tell("reading transactions", None)
         data = _summarise(config, transactions)
         assumptions = resolve_assumptions(config, data)
@@ -333,6 +334,7 @@ def compare(
             with _about(name):
                 fitting.check_model(variant.models.purchases, "purchases")
                 fitting.check_model(variant.models.spend, "spend")
+                fitting.check_effects(variant.models)
         if progress:
             progress("reading transactions", None)
         read: dict[str, Summary] = {}
@@ -340,6 +342,7 @@ def compare(
             if not isinstance(variant, Run):
                 with _about(name):
                     key = f"{variant.base} {variant.data!r} {_statistics(variant)} {variant.value.margin!r}"
+                    key += f" {variant.models.columns}"
                     if key not in read:
                         read[key] = _summarise(variant, transactions)
                     data[name] = read[key]
@@ -381,16 +384,19 @@ def check(
     With ``out``, the summary is written there as one parquet file.
     """
     from clvmodels import fit as fitting
+    from clvmodels.data import design
 
     config = _load(config, overrides, seed)
     fitting.check_model(config.models.purchases, "purchases")
     fitting.check_model(config.models.spend, "spend")
+    fitting.check_effects(config.models)
     if out is not None and Path(out).exists():
         raise InputError(f"{out} exists; name another file with --out, or remove it.")
     if progress:
         progress("reading transactions", None)
     data = _summarise(config, transactions)
     fitting.check_data(data, config.models.purchases, config.models.spend)
+    design.terms(config.models, data)
     resolve_assumptions(config, data)
     if out is not None:
         data.save(Path(out))
@@ -566,6 +572,8 @@ def bridge(
             f"--change {other[0]}: only keys under value, models and fit may change between dates."
         )
     plain = _load(config, overrides, seed)
+    if plain.models.columns or plain.models.pool:
+        raise InputError("models.covariates, models.pool: a bridge does not know effects yet; take them out.")
     if plain.data.kind == "summary":
         raise InputError("data.kind is summary: a bridge needs a log of transactions, with dates.")
     window = (f"data.observation_end={first_day}", f"data.holdout_end={last_day}")
@@ -778,9 +786,11 @@ def _fitted(
 ) -> Run:
     """From customers to posterior draws that passed the gate, and on to equity."""
     from clvmodels import fit as fitting
+    from clvmodels.data import design
 
+    models = config.models
     draws = fitting.fit(
-        data, config.models.purchases, config.models.spend, config.fit, config.seed, progress=progress
+        data, models.purchases, models.spend, config.fit, config.seed, progress, design.terms(models, data)
     )
     clock.lap("fit")
     gate = fitting.gate(draws)
@@ -900,9 +910,9 @@ def _value(
     from clvmodels import equity, validate
     from clvmodels import fit as fitting
     from clvmodels.report import tables
-    from clvmodels.value import Valuation
+    from clvmodels.value import valuation
 
-    result = equity.build(Valuation(data, draws, assumptions, config.seed), progress)
+    result = equity.build(valuation(data, draws, assumptions, config.seed), progress)
     gate = fitting.gate(draws, result.total(result.levels[0]))
     _pass(gate, config, folder, draws, data)
     clock.lap("value")
@@ -978,6 +988,7 @@ def _summarise(config: Config, transactions: Any) -> Summary:
         transactions=transactions,
         statistics=_statistics(config),
         margin_column=margin.column if isinstance(margin, MarginByColumn) else None,
+        features=config.models.columns,
         base=config.base,
     )
 
@@ -1032,7 +1043,7 @@ def _pass(
         with _folder(folder, overwrite=True) as temporary:
             files.write_diagnostics(temporary, summary=data, posterior=draws, checks=gate, config=config)
         where = f" Diagnostics are in {folder}; no equity was written."
-    importance = config.fit.sampler == "importance"
+    importance = config.fit.sampler == "importance" or (config.fit.sampler == "auto" and not draws.effects)
     advice = "use fit.sampler nuts" if importance else "use more fit.tune and fit.draws"
     raise ConvergenceError(
         f"the draws did not converge: {'; '.join(check.sentence.rstrip('.') for check in failed)}. "

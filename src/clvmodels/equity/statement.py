@@ -11,7 +11,7 @@ import numpy as np
 from clvmodels.artifacts import Equity, storable
 from clvmodels.equity.concentration import Histogram
 from clvmodels.equity.customers import CustomerTable
-from clvmodels.value import Tile, Valuation
+from clvmodels.value import AnyValuation, Tile
 
 SHARES = np.linspace(0, 1, 101)
 LORENZ_QUANTILES = (0.05, 0.50, 0.95)
@@ -20,7 +20,7 @@ LORENZ_QUANTILES = (0.05, 0.50, 0.95)
 class _Level:
     """Running sums of one level."""
 
-    def __init__(self, valuation: Valuation, typical: float) -> None:
+    def __init__(self, valuation: AnyValuation, typical: float) -> None:
         draws = len(valuation.draws)
         self.total = np.zeros(draws)
         self.alive = np.zeros(draws)
@@ -36,7 +36,7 @@ class _Level:
         self.never_again = np.zeros(draws)
         self.histogram = Histogram(draws, typical)
 
-    def add(self, tile: Tile, valuation: Valuation, best: np.ndarray | None) -> None:
+    def add(self, tile: Tile, valuation: AnyValuation, best: np.ndarray | None) -> None:
         self.total += tile.value.sum(axis=0)
         self.alive += tile.alive
         self.orders += tile.orders
@@ -53,7 +53,7 @@ class _Level:
         self.histogram.add(tile.value)
 
 
-def build(valuation: Valuation, progress: Callable[[str, float], None] | None = None) -> Equity:
+def build(valuation: AnyValuation, progress: Callable[[str, float], None] | None = None) -> Equity:
     """Customer equity of the valuation's customers at all levels.
 
     Parameters
@@ -101,7 +101,7 @@ def top(values: np.ndarray, share: float) -> np.ndarray:
     return mask
 
 
-def _typical(valuation: Valuation) -> float:
+def _typical(valuation: AnyValuation) -> float:
     """A typical value of a customer, to center the histogram."""
     spend = valuation.summary["first_amount"]
     margin = np.abs(valuation.assumptions.margin)
@@ -113,7 +113,7 @@ def _share(part: np.ndarray, total: np.ndarray) -> np.ndarray:
     return np.divide(part, total, out=np.full(len(total), np.nan), where=total != 0)
 
 
-def _dataset(valuation: Valuation, levels: dict[str, _Level]) -> Any:
+def _dataset(valuation: AnyValuation, levels: dict[str, _Level]) -> Any:
     import xarray as xr
 
     assumptions, summary = valuation.assumptions, valuation.summary

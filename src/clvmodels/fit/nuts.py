@@ -11,7 +11,6 @@ from collections.abc import Callable
 
 import numpy as np
 
-from clvmodels.fit.graph import Target
 from clvmodels.fit.maximum import Peak
 
 START = 2.0
@@ -19,7 +18,7 @@ START = 2.0
 
 
 def sample(
-    target: Target,
+    target: Callable[[np.ndarray], tuple[float, np.ndarray, np.ndarray]],
     mode: Peak,
     chains: int,
     tune: int,
@@ -31,6 +30,8 @@ def sample(
 
     Parameters
     ----------
+    target
+        ``point -> (log density, gradient, quantities)``.
     mode
         Centre and curvature of the posterior over unconstrained points.
     chains, tune, draws
@@ -39,7 +40,7 @@ def sample(
     Returns
     -------
     draws, divergences
-        Native parameters, shape (chain, draw, parameter), and how many draws diverged.
+        Quantities, shape (chain, draw, quantity), and how many draws diverged.
     """
     import nutpie
     from nutpie.compiled_pyfunc import from_pyfunc

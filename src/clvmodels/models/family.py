@@ -34,6 +34,8 @@ import numba
 import numpy as np
 from numba import float64, types, void
 
+from clvmodels.effects import Driver
+
 Theta = Mapping[str, Any]
 """Native parameters by name; values are scalars, arrays or tensors of one shape."""
 
@@ -42,7 +44,6 @@ PriorSpec = Mapping[str, Any]
 
 Domain = Literal["positive", "unit", "real"]
 Unit = Literal["1", "time", "1/time", "currency"]
-Driver = Literal["purchase", "dropout", "spend"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -126,7 +126,10 @@ def build(
         "fingerprints": {
             "data": summary.fingerprint,
             "config": _hash(config.model_dump_json(exclude={"out": True, "data": {"source"}}).encode()),
-            "posterior": _hash(*(np.ascontiguousarray(p).tobytes() for p in posterior.pairs())),
+            "posterior": _hash(
+                *(np.ascontiguousarray(p).tobytes() for p in posterior.centre()),
+                *(np.ascontiguousarray(found.flat).tobytes() for found in posterior.effects),
+            ),
         },
     }  # fmt: skip
     for part in (posterior.purchases, posterior.spend):

@@ -1,6 +1,7 @@
 """Streams draws × customers into values; knows nothing of PyMC."""
 
 from clvmodels.numerics.discounting import Flow
+from clvmodels.value.patterns import AnyValuation, Natives, PatternedValuation, valuation
 from clvmodels.value.residual import residual
 from clvmodels.value.stream import (
     Tile,
@@ -12,12 +13,16 @@ from clvmodels.value.stream import (
 )
 
 __all__ = [
+    "AnyValuation",
     "Flow",
+    "Natives",
+    "PatternedValuation",
     "Tile",
     "Valuation",
     "expected_purchases",
     "expected_spend",
     "p_alive",
     "residual",
+    "valuation",
     "valuation_flow",
 ]

@@ -64,6 +64,8 @@ class Valuation:
         Seeds the levels latent and predictive.
     threads
         Number of threads; changes no result.
+    window
+        Length of the observed window in time units; default: the highest age of these customers.
 
     Raises
     ------
@@ -78,6 +80,7 @@ class Valuation:
         assumptions: Assumptions,
         seed: int,
         threads: int | None = None,
+        window: float | None = None,
     ) -> None:
         self.summary, self.posterior, self.assumptions = summary, posterior, assumptions
         self.seed, self.threads = seed, threads
@@ -87,13 +90,10 @@ class Valuation:
         self.rows: Rows = summary.fold(self.purchases.state)
         self.order = np.lexsort((np.arange(len(summary)), self.rows.index))
         self.spend_stats = spend_statistics(self.spend, summary)
+        self.window = float(self.rows["T"].max()) if window is None else window
         self.flow = valuation_flow(assumptions)
         self.horizons = [Flow(delta=0.0, horizon=h) for h in assumptions.horizons.values()]
         make_schedule(self.purchases, self.draws, self.rows.stats, [self.flow])
-
-    @property
-    def _T(self) -> np.ndarray:
-        return self.rows["T"]
 
     @property
     def band_edges(self) -> np.ndarray:
@@ -112,8 +112,7 @@ class Valuation:
         """
         edges = self.band_edges
         windows = list(itertools.pairwise(edges))
-        seen = float(self._T.max())
-        windows.append((min(seen, self.assumptions.horizon), self.assumptions.horizon))
+        windows.append((min(self.window, self.assumptions.horizon), self.assumptions.horizon))
         flow = self.flow
         flows = [flow, *self.horizons]
         flows += [
