@@ -16,11 +16,15 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 import numba
 import numpy as np
 from numba import complex128, float64, types
+
+legendre = cache(np.polynomial.legendre.leggauss)
+"""Gauss-Legendre nodes and weights; making them takes longer than using them."""
 
 Timing = Literal["continuous", "begin", "mid", "end"]
 OFFSET = {"begin": 1.0, "mid": 0.5, "end": 0.0}
@@ -165,7 +169,7 @@ def schedule(flows: Sequence[Flow], scale: float, *, discrete: bool = False, ref
     """
     ends = [_end(flow) for flow in flows if not flow.undiscounted_forever]
     end = max(ends, default=1.0)
-    points, _ = np.polynomial.legendre.leggauss(_NODES)
+    points, _ = legendre(_NODES)
     first = 0.0
     direct = np.zeros(0)
     if discrete:
@@ -220,7 +224,7 @@ def _product_rule(
     else:
         edges = _edges(flow, s_low, s_high)
         order = 64 if len(edges) == 2 else 12 if len(edges) > 40 else 24
-        x, w = np.polynomial.legendre.leggauss(order)
+        x, w = legendre(order)
         u = np.log1p(edges / scale)
         middle, radius = (u[1:] + u[:-1]) / 2, (u[1:] - u[:-1]) / 2
         s = scale * np.expm1(middle[:, None] + radius[:, None] * x)
