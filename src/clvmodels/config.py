@@ -88,6 +88,10 @@ def _folder_name(value: str) -> str:
     return value
 
 
+def _several(value: Any) -> Any:
+    return (value,) if isinstance(value, Mapping) else value
+
+
 def _listed(value: Any) -> Any:
     return (value,) if isinstance(value, str) else value
 
@@ -313,7 +317,7 @@ class ModelsConfig(Section):
     """How much they spend when they buy."""
     covariates: CovariatesConfig = CovariatesConfig()
     """What makes customers differ, by what it acts on."""
-    pool: tuple[PoolConfig, ...] = ()
+    pool: Annotated[tuple[PoolConfig, ...], BeforeValidator(_several)] = ()
     """Columns whose levels are partially pooled; several are crossed."""
 
     @property
@@ -618,7 +622,7 @@ def _sections(annotation: Any) -> list[type[BaseModel]]:
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML in which a repeated key is an error and 1e-3 is a number."""
+    """Safe YAML in which a repeated key is an error, 1e-3 is a number, and ``on`` is a word, not true."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
@@ -631,6 +635,11 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+_BOOL = "tag:yaml.org,2002:bool"
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != _BOOL or first in "tTfF"]
+    for first, resolvers in _Loader.yaml_implicit_resolvers.items()
+}
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
 )

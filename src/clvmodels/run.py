@@ -142,6 +142,68 @@ class Run:
             )
         return folder
 
+    def what_if(self, *, seed: int | None = None, **shift: Any) -> Any:
+        """Change of equity if customers bought more often, stayed longer or spent more from now on.
+
+        Parameters
+        ----------
+        purchase, dropout, spend
+            Factors of the mean purchase rate, mean dropout and mean spend, such as ``purchase=1.2``.
+        to, add
+            Covariate or pooled column → what it becomes; → what is added to it.
+        where
+            Mask of the customers whom the shift is for, in the order of ``customers``; default: all.
+
+        Returns
+        -------
+        clvmodels.equity.what_if.WhatIf
+            Draws of equity before and after, at level latent, and of their difference.
+
+        Raises
+        ------
+        InputError
+            If the shift is none, or the model does not know what it says.
+        """
+        from clvmodels import equity
+
+        given = self.summary["seed"] if seed is None else seed
+        return equity.what_if(self.data, self.draws, self._assumed(), given, **shift)
+
+    def new_customer(
+        self,
+        pattern: Mapping[str, str | float] | None = None,
+        *,
+        margin: float | None = None,
+        seed: int | None = None,
+    ) -> Any:
+        """Orders, revenue and lifetime value of a customer who is about to be acquired, first order included.
+
+        Parameters
+        ----------
+        pattern
+            Column → level or number, for every covariate and pooled column of the model; a pooled column
+            may have a new level.
+        margin
+            Contribution margin ratio; default: the mean of the customers'.
+
+        Returns
+        -------
+        clvmodels.equity.prospects.Prospect
+            Draws at levels expected, latent and predictive.
+        """
+        from clvmodels import equity
+
+        given = self.summary["seed"] if seed is None else seed
+        return equity.prospect(self.data, self.draws, self._assumed(), given, pattern, margin)
+
+    def _assumed(self) -> Assumptions:
+        """The assumptions of the run, also of one that was read from its folder."""
+        if self.assumptions is not None:
+            return self.assumptions
+        if self.path is None:
+            raise InputError("this run has neither assumptions nor a folder.")
+        return resolve_assumptions(_load(self.path / "config.yaml", (), None), self.data)
+
     def to_pymc_marketing(self) -> tuple[Any, Any]:
         """The purchase and the spend model as models of pymc-marketing, with this posterior inside.
 
@@ -159,6 +221,8 @@ class Run:
         """
         from clvmodels import interchange
 
+        if self.draws.effects:
+            raise InputError("models with covariates or pooling have no counterpart in pymc-marketing.")
         return interchange.models(self.data, self.draws)
 
     def __repr__(self) -> str:

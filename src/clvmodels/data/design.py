@@ -139,7 +139,8 @@ def _numeric(where: str, numbers: np.ndarray, how: CovariateColumn, common: dict
 
 
 def _levels(where: str, texts: np.ndarray, how: CovariateColumn, common: dict[str, Any]) -> Term:
-    labels, counts = np.unique(texts.astype(str), return_counts=True)
+    distinct, counts = np.unique(texts.astype(str), return_counts=True)
+    labels = distinct.tolist()
     if len(labels) == 1:
         raise InputError(
             f"{where} is {labels[0]!r} for all customers: it cannot tell them apart, leave it out."
@@ -150,14 +151,12 @@ def _levels(where: str, texts: np.ndarray, how: CovariateColumn, common: dict[st
             f"{where} has {len(labels):,} levels among {len(texts):,} customers{nearly}: a covariate has at "
             f"most {MOST_LEVELS}; group them, or pool the column with models.pool."
         )
-    reference = how.reference or str(labels[counts.argmax()])
+    reference = how.reference or labels[counts.argmax()]
     if reference not in labels:
-        near = difflib.get_close_matches(reference, labels.tolist(), n=1)
+        near = difflib.get_close_matches(reference, labels, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else f": it has {', '.join(labels[:10])}."
         raise InputError(f"{where} has no level {reference!r}, its reference{hint}")
-    return Term(
-        **common, kind="levels", labels=tuple(map(str, labels)), reference=reference, coding=how.coding
-    )
+    return Term(**common, kind="levels", labels=tuple(labels), reference=reference, coding=how.coding)
 
 
 def _pooled(key: str, driver: Driver, pool: PoolConfig, summary: Summary) -> Term:

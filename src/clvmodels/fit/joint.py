@@ -144,7 +144,7 @@ def fit_family(
             options.tune,
             options.draws,
             int(stream.generate_state(1)[0]),
-            stage("NUTS"),
+            progress=stage("NUTS"),
         )
     else:
         sample = importance.sample(

@@ -18,7 +18,7 @@ from clvmodels.artifacts import FamilyPosterior, Rows, Sampler, Summary
 from clvmodels.config import FitConfig, ModelConfig
 from clvmodels.effects import Driver, Effects, Patterns, Term, names, patterns
 from clvmodels.fit.graph import Target, over_distinct
-from clvmodels.fit.maximum import climb
+from clvmodels.fit.maximum import Peak, climb
 from clvmodels.fit.priors import Priors, check_effects_of, constants, resolve
 from clvmodels.models.family import Family, Scale
 from clvmodels.models.links import driven, moved
@@ -29,6 +29,9 @@ FEW = 12
 """Free quantities up to which ``auto`` tries importance sampling: a t proposal serves so many."""
 OVERALL = np.array(0.2)
 """Scale of the half-Cauchy prior of the horseshoe's overall scale: few of the effects are large."""
+
+ACCEPTANCE = 0.95
+"""Of NUTS: levels that hardly differ make a narrow corner at standard deviations near 0."""
 
 _compiled: dict[tuple, tuple[Family, Any]] = {}
 
@@ -88,17 +91,24 @@ class LinkedTarget:
     def start(self, scale: Scale) -> np.ndarray:
         """The start of the family without effects, with effects at 0."""
         plain = Target.of(self.family, self._plain_rows(), self.priors)
-        centre = plain.start(scale)
-        first = {variable.name: value for variable, value in zip(plain.model.free_RVs, centre, strict=True)}
-        parts: list[Any] = []
+        first = {rv.name: value for rv, value in zip(plain.model.free_RVs, plain.start(scale), strict=True)}
+        places = self.places()
+        out = np.zeros(max(place.stop for place in places.values()))
+        for variable in self.model.value_vars:
+            name = self.model.values_to_rvs[variable].name
+            logarithm = -1.0 if variable.name.endswith("__") else 0.0
+            out[places[name]] = first.get(name, logarithm)
+        return out
+
+    def places(self) -> dict[str, slice]:
+        """Where in a point each free quantity of the model stands."""
+        out, at = {}, 0
         for variable in self.model.value_vars:
             rv = self.model.values_to_rvs[variable]
             size = int(np.prod(rv.shape.eval())) if rv.ndim else 1
-            if rv.name in first:
-                parts.append([first[rv.name]])
-            else:
-                parts.append(np.full(size, -1.0 if variable.name.endswith("__") else 0.0))
-        return np.concatenate(parts)
+            out[rv.name] = slice(at, at + size)
+            at += size
+        return out
 
     def _plain_rows(self) -> Rows:
         """Rows without their pattern."""
@@ -130,11 +140,11 @@ class LinkedTarget:
         value = model.potentiallogp + weights[0] * log_prior + weights[1] * (model.varlogp - log_prior)
         quantities = model.replace_rvs_by_values([model["quantities"]])[0]
         point = pt.vector("point")
-        parts, at = {}, 0
+        places = self.places()
+        parts = {}
         for variable in model.value_vars:
-            size = int(np.prod(model.values_to_rvs[variable].shape.eval())) if variable.ndim else 1
-            parts[variable] = point[at : at + size] if variable.ndim else point[at]
-            at += size
+            place = places[model.values_to_rvs[variable].name]
+            parts[variable] = point[place] if variable.ndim else point[place.start]
         data = {shared: shared.type(shared.name) for shared in model.data_vars}
         value, quantities = clone_replace([value, quantities], parts | data)
         function = pytensor.function(
@@ -144,6 +154,64 @@ class LinkedTarget:
         )
         function.trust_input = True
         return function
+
+
+@dataclass(frozen=True)
+class PartlyCentred:
+    """The same density over points in which each pooled level is as far centred as its data say.
+
+    A level's z = u/sd and the sd are tied along a curve where the data know u, and independent where they do
+    not. In y = z sd^w, with w the share of what is known of z at the mode that comes from the data, they are
+    about independent for any level: w near 1 is the centred, near 0 the non-centred form.
+
+    Attributes
+    ----------
+    level, scale
+        Places in a point of each level's z, and of the log of its standard deviation.
+    share
+        w of each level.
+    """
+
+    target: LinkedTarget
+    level: np.ndarray
+    scale: np.ndarray
+    share: np.ndarray
+
+    @classmethod
+    def of(cls, target: LinkedTarget, mode: Peak) -> PartlyCentred:
+        places = target.places()
+        level: list[int] = []
+        scale: list[int] = []
+        for number, term in enumerate(target.design.terms):
+            if term.estimated_sd:
+                key = f"{term.driver}_{number}"
+                own = places[f"{key}_z"]
+                level += range(own.start, own.stop)
+                scale += [places[f"{key}_sd"].start] * (own.stop - own.start)
+        known = np.diag(mode.precision)[level]
+        share = 1 - 1 / np.maximum(known, 1.0)
+        return cls(target, np.array(level, int), np.array(scale, int), share)
+
+    def __call__(self, point: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
+        stretch = np.exp(-self.share * point[self.scale])
+        inner = point.copy()
+        inner[self.level] *= stretch
+        value, gradient, quantities = self.target(inner)
+        of_level = gradient[self.level]
+        np.add.at(gradient, self.scale, -self.share * (of_level * inner[self.level] + 1))
+        gradient[self.level] = of_level * stretch
+        return value - float(self.share @ point[self.scale]), gradient, quantities
+
+    def peak(self, mode: Peak) -> Peak:
+        """The mode of the target, and its covariance, in these points."""
+        point = mode.point.copy()
+        stretch = np.exp(self.share * point[self.scale])
+        point[self.level] *= stretch
+        slope = np.eye(len(point))
+        slope[self.level, self.level] = stretch
+        slope[self.level, self.scale] = self.share * point[self.level]
+        inverse = np.linalg.inv(slope)
+        return Peak(point, mode.value, inverse.T @ mode.precision @ inverse, mode.converged)
 
 
 def build(family: Family, rows: Rows, priors: Priors, design: Design) -> Any:
@@ -319,9 +387,10 @@ def fit_linked(
             sampler, draws = "importance", sample.draws[None]
             diagnostics |= found
     if draws is None:
+        centred = PartlyCentred.of(target, mode)
         draws, diagnostics["divergences"] = nuts.sample(
-            target, mode, options.chains, options.tune, options.draws, int(second.generate_state(1)[0]),
-            stage("NUTS"),
+            centred, centred.peak(mode), options.chains, options.tune, options.draws,
+            int(second.generate_state(1)[0]), ACCEPTANCE, stage("NUTS"),
         )  # fmt: skip
     # Given parameters do not vary, and neither do the levels of a pool whose sd is 0.
     fixed = {name for name, column in zip(every, draws.reshape(-1, draws.shape[2]).T, strict=True)

@@ -24,6 +24,7 @@ def sample(
     tune: int,
     draws: int,
     seed: int,
+    acceptance: float = 0.8,
     progress: Callable[[float], None] = lambda share: None,
 ) -> tuple[np.ndarray, int]:
     """Draw from the posterior.
@@ -36,6 +37,8 @@ def sample(
         Centre and curvature of the posterior over unconstrained points.
     chains, tune, draws
         ``draws`` in all, split evenly over the chains (rounded up), after ``tune`` each.
+    acceptance
+        Mean probability of acceptance that steps are tuned to; narrow corners need small steps.
 
     Returns
     -------
@@ -68,6 +71,7 @@ def sample(
         chains=chains,
         cores=1,  # the density holds the interpreter's lock and its own storage
         seed=seed,
+        target_accept=acceptance,
         save_warmup=False,
         progress_bar=False,
         progress_callback=lambda state: progress(

@@ -192,6 +192,12 @@ def check_effects_of(family: Family, model: ModelConfig, drivers: Set[Driver]) -
                 f"knows nothing (it has {', '.join(known) or 'none'}): choose another family, or leave "
                 f"{driver} out."
             )
+    if not family.per_row:
+        others = (f for f in registry.families(family.role) if f.per_row and drivers <= set(links.driven(f)))
+        raise InputError(
+            f"models.covariates, models.pool: {family.name} has one set of parameters for all customers; "
+            f"{', '.join(f.name for f in others)} can carry effects."
+        )
     if is_given(family, model):
         raise InputError(f"{key}: its parameters are given: covariates and pooling have nothing to act on.")
     if AUTO in constants(family, model).values():

@@ -82,6 +82,7 @@ FAMILY = PurchaseFamily(
     latent_rate=erlang.latent_rate,
     latent_value=erlang.latent_value,
     gap=erlang.gap,
+    transfer=beta_geometric.transfer,
     simulate=partial(beta_geometric.simulate, first_may_be_last=True),
     references=(
         Reference(

@@ -56,6 +56,10 @@ def write(
     (folder / "summary.json").write_text(tables.dumps(table), encoding="utf-8")
     write_csv(folder / "segments.csv", tables.SEGMENT_COLUMNS, tables.segment_rows(table))
     write_csv(folder / "validation.csv", tables.VALIDATION_COLUMNS, tables.validation_rows(table))
+    if table["effects"]:
+        from clvmodels.report import effects
+
+        write_csv(folder / "effects.csv", effects.COLUMNS, effects.csv_rows(table))
     (folder / "config.yaml").write_text(dump(config, folder), encoding="utf-8")
     _draw(folder, summary, posterior, equity, table, arrays)
     manifest = {
@@ -218,12 +222,13 @@ def _draw(
     arrays: Any,
 ) -> Path:
     """Figures as SVG and PNG, then the page that holds the SVG."""
-    from clvmodels.report import figures
+    from clvmodels.report import effects, figures
 
     place = folder / "figures"
     place.mkdir(exist_ok=True)
     drawn: dict[str, tuple[str, str]] = {}
-    for name, (figure, caption) in figures.draw_all(summary, posterior, equity, table, arrays).items():
+    every = figures.draw_all(summary, posterior, equity, table, arrays) | effects.draw_all(table)
+    for name, (figure, caption) in every.items():
         text = figures.svg(figure)
         (place / f"{name}.svg").write_text(text, encoding="utf-8")
         (place / f"{name}.png").write_bytes(figures.png(figure))

@@ -30,7 +30,7 @@ from clvmodels.artifacts import (
 )
 from clvmodels.config import Config
 from clvmodels.models import registry
-from clvmodels.report import histories
+from clvmodels.report import effects, histories
 from clvmodels.report.text import SPACE, duration, fill, long_date
 
 SCHEMA = 1
@@ -132,6 +132,7 @@ def build(
             ),
         },
     }  # fmt: skip
+    table |= effects.block(summary, posterior, assumptions)
     for part in (posterior.purchases, posterior.spend):
         table["posterior"][part.family] = _parameters(part, posterior)
         maximum = dict(part.maximum)
