@@ -531,7 +531,7 @@ def test_partly_centred_points_have_the_same_density(unbalanced):
     peak = centred.peak(mode)
     assert centred(peak.point)[0] + centred.share @ peak.point[centred.scale] == pytest.approx(mode.value)
     point = peak.point + 0.1
-    value, gradient, quantities = centred(point)
+    _, gradient, quantities = centred(point)
     inner = point.copy()
     inner[centred.level] *= np.exp(-centred.share * point[centred.scale])
     np.testing.assert_array_equal(quantities, target(inner)[2])
@@ -554,6 +554,21 @@ def test_a_small_segment_borrows_strength(unbalanced, partially):
     assert abs(u[:, 4].mean()) < abs(alone[4] - centre), "three customers are believed entirely"
     assert u[:, 4].std() > 3 * (u[:, 1] - u[:, 0]).std()
     assert 0.02 < sd.mean() < 1.0
+
+
+def test_pooled_levels_are_compared_with_the_average_customer(unbalanced, partially):
+    rows = equity.effects(unbalanced, partially, make_assumptions(unbalanced))
+    assert [row.label for row in rows] == list(SIZES)  # by customers
+    u = partially.spend.effects.flat[:, :5]
+    average = u @ np.array(list(SIZES.values())) / len(unbalanced)
+    for row, own in zip(rows, u.T, strict=True):
+        np.testing.assert_allclose(row.multipliers["spend"], np.exp(own - average), rtol=1e-12)
+        np.testing.assert_allclose(row.value, np.exp(own - average), rtol=1e-12)  # spend alone differs
+        assert row.customers == SIZES[row.label]
+    where = unbalanced.spenders & (unbalanced.features["segment"].codes == 1)
+    paid = unbalanced["frequency"] * np.nan_to_num(unbalanced["monetary_value"])
+    ratio = [paid[w].sum() / unbalanced["frequency"][w].sum() for w in (where, unbalanced.spenders)]
+    assert rows[1].observed["spend"] == pytest.approx(ratio[0] / ratio[1], rel=1e-12)
 
 
 def test_new_segments_get_the_hierarchy(unbalanced, partially):

@@ -1107,7 +1107,7 @@ def _pass(
         with _folder(folder, overwrite=True) as temporary:
             files.write_diagnostics(temporary, summary=data, posterior=draws, checks=gate, config=config)
         where = f" Diagnostics are in {folder}; no equity was written."
-    importance = config.fit.sampler == "importance" or (config.fit.sampler == "auto" and not draws.effects)
+    importance = "importance" in (draws.purchases.sampler, draws.spend.sampler)
     advice = "use fit.sampler nuts" if importance else "use more fit.tune and fit.draws"
     raise ConvergenceError(
         f"the draws did not converge: {'; '.join(check.sentence.rstrip('.') for check in failed)}. "

@@ -1,8 +1,9 @@
 """What covariates and segments do: to the rate of purchases, dropout, spend, and to a customer's value.
 
 Every effect is a contrast: a number that is one standard deviation higher, a level instead of the
-reference, a pooled level instead of the centre of the levels; all other columns at their centre. Value
-is the lifetime value of a new customer, first order included.
+reference, a pooled level instead of the average customer's (the mean deviation of these customers; the
+hierarchy's own centre is less sure, as it stands for levels that were not seen too); all other columns at
+their centre. Value is the lifetime value of a new customer, first order included.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from clvmodels.artifacts import Assumptions, Posterior, Summary
-from clvmodels.effects import DRIVERS, Driver, Effects, Term, combined
+from clvmodels.effects import DRIVERS, Driver, Effects, Term, combined, numbers, values
 from clvmodels.models import links, registry
 from clvmodels.models.family import PurchaseFamily
 from clvmodels.value import expected_purchases, expected_spend, valuation_flow
@@ -56,21 +57,28 @@ def effects(summary: Summary, posterior: Posterior, assumptions: Assumptions) ->
     for found in posterior.effects:
         for term in found.terms:
             by_column.setdefault((term.column, term.kind), []).append((found, term))
-    centre = _Centre.of(posterior, assumptions)
     out: list[Effect] = []
     for (column, kind), terms in sorted(by_column.items(), key=lambda item: item[0]):
         contrasts: dict[str, dict[Driver, np.ndarray]] = {}
-        for found, term in terms:
-            for label, shift in _contrasts(found, term).items():
-                contrasts.setdefault(label, {})[term.driver] = shift
+        base: dict[Driver, np.ndarray] = {}
         sizes, observed = _levels(summary, terms[0][1])
+        for found, term in terms:
+            shifts = _contrasts(found, term)
+            for label, shift in shifts.items():
+                contrasts.setdefault(label, {})[term.driver] = shift
+            if term.pooled:
+                count = sum(sizes.get(label, 0) for label in shifts)
+                base[term.driver] = np.sum(
+                    [sizes.get(label, 0) / count * shift for label, shift in shifts.items()], axis=0
+                )
+        here = _Point.of(posterior, assumptions, base)
         rows = [
             Effect(
                 column=column,
                 label=label,
                 kind=kind,
-                multipliers=centre.multipliers(shifts),
-                value=centre.value_factor(shifts),
+                multipliers=here.multipliers(shifts),
+                value=here.value_factor(shifts),
                 customers=sizes.get(label, len(summary) if kind == "numeric" else 0),
                 observed=observed.get(label, {}),
             )
@@ -101,7 +109,7 @@ def _contrasts(found: Effects, term: Term) -> dict[str, np.ndarray]:
 def _levels(summary: Summary, term: Term) -> tuple[dict[str, int], dict[str, dict[Driver, float]]]:
     """Customers of each label, and what is observed of them relative to all."""
     if term.kind == "numeric":
-        return {}, {}
+        return {"missing": int(np.isnan(numbers(*values(summary, term.by[0]))).sum())}, {}
     codes, labels = combined(summary, term.by)
     instead = "" if term.pooled or term.coding == "sum" else f" (instead of {term.reference})"
     x, T = summary["frequency"], summary["T"]
@@ -123,31 +131,24 @@ def _levels(summary: Summary, term: Term) -> tuple[dict[str, int], dict[str, dic
 
 
 @dataclass(frozen=True)
-class _Centre:
-    """Native draws at the centre, and the value of a new customer there."""
+class _Point:
+    """Native draws of the customer that others are compared with, and the value of a new one."""
 
     posterior: Posterior
     assumptions: Assumptions
+    draws: tuple[np.ndarray, np.ndarray]
     value: np.ndarray
 
     @classmethod
-    def of(cls, posterior: Posterior, assumptions: Assumptions) -> _Centre:
-        return cls(posterior, assumptions, new_customer(posterior, assumptions, *posterior.centre()))
-
-    def _natives(self, shifts: Mapping[Driver, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        parts = (self.posterior.purchases, self.posterior.spend)
-        purchases, spend = self.posterior.centre()
-        found = []
-        for part, draws in zip(parts, (purchases, spend), strict=True):
-            family = registry.get(part.family)
-            mine = {driver: shift for driver, shift in shifts.items() if driver in links.driven(family)}
-            found.append(links.draws(family, draws, mine) if mine else draws)
-        return found[0], found[1]
+    def of(cls, posterior: Posterior, assumptions: Assumptions, base: Mapping[Driver, np.ndarray]) -> _Point:
+        draws = _natives(posterior, base)
+        return cls(posterior, assumptions, draws, new_customer(posterior, assumptions, *draws))
 
     def multipliers(self, shifts: Mapping[Driver, np.ndarray]) -> dict[Driver, np.ndarray]:
+        """Driver → factor of the coordinate that it moves."""
         out: dict[Driver, np.ndarray] = {}
         parts = (self.posterior.purchases, self.posterior.spend)
-        for part, draws, other in zip(parts, self.posterior.centre(), self._natives(shifts), strict=True):
+        for part, draws, other in zip(parts, self.draws, _natives(self.posterior, shifts), strict=True):
             family = registry.get(part.family)
             for driver, coordinate in links.driven(family).items():
                 if driver in shifts:
@@ -159,7 +160,18 @@ class _Centre:
         return {driver: out[driver] for driver in DRIVERS if driver in out}
 
     def value_factor(self, shifts: Mapping[Driver, np.ndarray]) -> np.ndarray:
-        return new_customer(self.posterior, self.assumptions, *self._natives(shifts)) / self.value
+        other = new_customer(self.posterior, self.assumptions, *_natives(self.posterior, shifts))
+        return other / self.value
+
+
+def _natives(posterior: Posterior, shifts: Mapping[Driver, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Native draws of purchases and spend after shifts from the centre."""
+    found = []
+    for part, draws in zip((posterior.purchases, posterior.spend), posterior.centre(), strict=True):
+        family = registry.get(part.family)
+        mine = {driver: shift for driver, shift in shifts.items() if driver in links.driven(family)}
+        found.append(links.draws(family, draws, mine) if mine else draws)
+    return found[0], found[1]
 
 
 def new_customer(

@@ -14,7 +14,7 @@ SHOWN = 40
 """Levels that a figure shows: those of the most customers."""
 WORDS = {"purchase": "Purchase rate", "dropout": "Dropout", "spend": "Spend"}
 UNIT = "factor"
-TICKS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0)
+TICKS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 20.0)
 COLUMNS = ("column", "label", "kind", "customers", "metric", "level", "statistic", "value", "unit")
 
 
@@ -85,8 +85,8 @@ def draw_all(table: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:
         shown = f" The {SHOWN} levels of the most customers." if len(rows) > SHOWN else ""
         out[f"pooling_{len(out) + 1}"] = (
             shrinkage(rows),
-            f"By {rows[0]['column']}: each level relative to the centre of all, pooled{intervals}; the cross "
-            "is what its customers were observed to do relative to all customers (repeat purchases per "
+            f"By {rows[0]['column']}: each level relative to the average customer, pooled{intervals}; the "
+            "cross is what its customers were observed to do relative to all customers (repeat purchases per "
             "time, repeat spend), which few customers make unsure. The line from cross to circle is what "
             f"pooling takes away.{shown}",
         )
@@ -110,14 +110,14 @@ def _shrinkage(rows: list[Mapping[str, Any]]) -> Any:
     metrics = [driver for driver in DRIVERS if driver in rows[0]["multipliers"]]
     titles = [WORDS[driver] for driver in metrics] + ["Value of a new customer"]
     height = 0.9 + 0.19 * len(rows)
-    figure, panels = figures._panels(len(titles), width=2.0 + 2.1 * len(titles), height=height, squeeze=False)
+    figure, panels = figures._panels(len(titles), width=8.8, height=height, squeeze=False)
     for ax, title, metric in zip(panels[0], titles, [*metrics, "value"], strict=True):
         for j, row in enumerate(rows):
             about = row["value"] if metric == "value" else row["multipliers"][metric]
             seen = row["observed"].get(metric, {}).get("value", 0.0)
             if seen > 0:
                 ax.plot([seen, about["mean"]], [j, j], color=figures.PALE, lw=1.0, zorder=0)
-                ax.plot(seen, j, "x", color=figures.GREY, ms=4)
+                ax.plot(seen, j, "x", color=figures.INK, ms=4.5, zorder=4)
             figures._interval(ax, j, about, figures.MODEL)
         ax.axvline(1.0, color=figures.GREY, lw=0.7, ls=(0, (2, 2)), zorder=0)
         ax.set_xscale("log")
