@@ -93,6 +93,18 @@ def test_numbers_are_standardised_and_the_scaling_is_stored(people, terms):
     np.testing.assert_allclose(found.keys[found.index, 0], (age - age.mean()) / age.std(), rtol=1e-15)
 
 
+def test_rounded_numbers_fold(people, terms):
+    term = next(t for t in terms if t.driver == "purchase" and t.by == ("age",))
+    rng = np.random.default_rng(1)
+    ages = tuple(f"{age:.6f}" for age in 40 + 14 * rng.standard_normal(len(people)))
+    fine = replace(people, features={"age": Segment(codes=np.arange(len(people)), labels=ages)})
+    exact, rounded = (fx.patterns([replace(term, step=step)], fine) for step in (0.0, 0.1))
+    assert len(exact) > 1900
+    assert len(rounded) < 90
+    away = rounded.keys[rounded.index] - exact.keys[exact.index]
+    assert np.abs(away).max() <= 0.05 + 1e-12
+
+
 def test_levels_are_compared_with_the_most_frequent(terms):
     term = next(t for t in terms if t.driver == "dropout")
     assert term.names == ("dropout: channel = friend", "dropout: channel = search")

@@ -249,6 +249,9 @@ class CovariateColumn(Section):
     """auto: numeric where every value is a number. Numbers are standardised, the scaling is stored."""
     log: bool = False
     """Numeric: the logarithm of the value enters."""
+    step: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Numeric: standardised values are rounded to multiples of it, so that customers fold into fewer
+    patterns: 0.05 makes a fit and the values of many customers much quicker; 0: not rounded."""
     coding: Literal["reference", "sum"] = "reference"
     """Categorical: levels are compared with the reference, or with the mean of all levels."""
     reference: str | None = None

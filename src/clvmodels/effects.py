@@ -48,6 +48,8 @@ class Term:
         ``pool``, ``walk``: one deviation for each label, exchangeable or in order.
     labels
         In alphabetical order.
+    step
+        Numeric: standardised values are rounded to multiples of it; 0: not.
     flagged
         Numeric: missing values stand at the centre and have a coefficient of their own.
     prior_scale
@@ -67,6 +69,7 @@ class Term:
     log: bool = False
     centre: float = 0.0
     scale: float = 1.0
+    step: float = 0.0
     flagged: bool = False
     horseshoe: bool = False
     sd: float | None = None
@@ -231,6 +234,7 @@ def patterns(terms: Sequence[Term], summary: Any) -> Patterns:
             with np.errstate(divide="ignore", invalid="ignore"):
                 raw = np.log(raw) if term.log else raw
             key = (raw - term.centre) / term.scale
+            key = np.round(key / term.step) * term.step if term.step else key
             if np.isnan(key).any() and not term.flagged:
                 raise UnknownLevel(term.column, MISSING, ("numbers",))
         else:

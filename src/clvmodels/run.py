@@ -382,6 +382,7 @@ def compare(
         If the draws of a variant do not pass the gate; nothing is written.
     """
     from clvmodels import fit as fitting
+    from clvmodels.data import design
 
     clock, folder = _Clock(), None if out is None else Path(out)
     if folder is not None:
@@ -411,6 +412,7 @@ def compare(
                         read[key] = _summarise(variant, transactions)
                     data[name] = read[key]
                     fitting.check_data(data[name], variant.models.purchases, variant.models.spend)
+                    design.terms(variant.models, data[name])
                     assumed[name] = resolve_assumptions(variant, data[name])
         _refuse_other_customers(data)
         clock.lap("data")

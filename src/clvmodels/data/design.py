@@ -134,7 +134,13 @@ def _numeric(where: str, numbers: np.ndarray, how: CovariateColumn, common: dict
     if spread <= 1e-9 * max(1.0, float(np.abs(known).max())):
         raise InputError(f"{where} is the same for all customers: it cannot tell them apart, leave it out.")
     return Term(
-        **common, kind="numeric", log=how.log, centre=float(known.mean()), scale=spread, flagged=flagged
+        **common,
+        kind="numeric",
+        log=how.log,
+        centre=float(known.mean()),
+        scale=spread,
+        step=how.step,
+        flagged=flagged,
     )
 
 
