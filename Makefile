@@ -1,13 +1,15 @@
 # make demo   the main job on bundled data: from a transaction log to a customer-equity report
 # make test   everything that CI checks
-# Both make a virtual environment first, from an empty clone and in any order.
+# make bench  ours and its peers in turn, in minutes; tables go to docs/benchmarks.md
+# make bench-long   the same up to 10,000,000 customers and 100,000,000 transactions, in hours
+# All make a virtual environment first, from an empty clone and in any order.
 # Another interpreter: make demo PYTHON=/path/to/python3.13
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test
+.PHONY: demo test bench bench-long
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
@@ -19,6 +21,12 @@ test: $(VENV)/.installed-dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/pytest --numprocesses auto
+
+bench: $(VENV)/.installed-dev
+	$(BIN)/python -m benchmarks --set short
+
+bench-long: $(VENV)/.installed-dev
+	$(BIN)/python -m benchmarks --set long --resume
 
 $(VENV)/.created:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 12))' 2>/dev/null || { \

@@ -16,13 +16,14 @@ import time
 import warnings
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
-from builders import make_summary  # noqa: E402
+from builders import make_summary  # type: ignore[import-not-found]  # noqa: E402
 
 from clvmodels import fit as fitting  # noqa: E402
 from clvmodels.artifacts import Summary  # noqa: E402
@@ -44,7 +45,9 @@ def families() -> list[Family]:
     return [f for f in found if f.role == "spend" or getattr(f, "clock", "") == "continuous"]
 
 
-def customers(family: Family, theta: dict, features: dict, rng: np.random.Generator) -> Summary:
+def customers(
+    family: Any, theta: dict[str, Any], features: dict[str, np.ndarray], rng: np.random.Generator
+) -> Summary:
     """Customers of the family's own story, one parameter vector each."""
     n = len(next(iter(features.values())))
     if family.role == "spend":
@@ -58,7 +61,7 @@ def customers(family: Family, theta: dict, features: dict, rng: np.random.Genera
     return replace(made, segments={}, features=dict(made.segments))
 
 
-def rows_of(family: Family, theta: dict, n: int) -> dict:
+def rows_of(family: Family, theta: dict[str, Any], n: int) -> dict[str, Any]:
     """Parameters by customer where they differ, and as a number where they do not."""
     return {
         name: np.broadcast_to(value, n).copy() if np.ndim(value) else float(value)
@@ -66,7 +69,7 @@ def rows_of(family: Family, theta: dict, n: int) -> dict:
     }
 
 
-def fitted(family: Family, summary: Summary, models: ModelsConfig, seed: int):
+def fitted(family: Family, summary: Summary, models: ModelsConfig, seed: int) -> Any:
     mine = [t for t in design.terms(models, summary) if (t.driver == "spend") == (family.role == "spend")]
     where = summary.spenders if family.role == "spend" else None
     return fit_linked(
@@ -81,7 +84,7 @@ def coverage(family: Family, sets: int) -> list[tuple[str, int, float, float, fl
     from scipy.stats import chi2
 
     drivers = list(links.driven(family))
-    names = dict.fromkeys(drivers, ("age", "channel"))
+    names: dict[str, Any] = dict.fromkeys(drivers, ("age", "channel"))
     models = ModelsConfig(covariates=CovariatesConfig(**names, scale=SCALE))
     found: dict[str, list[float]] = {}
     for number in range(sets):
@@ -105,13 +108,13 @@ def coverage(family: Family, sets: int) -> list[tuple[str, int, float, float, fl
         for name, value, draws in zip(part.effects.names, truth, part.effects.flat.T, strict=True):
             sign = -1.0 if "channel" in name and reference == "web" else 1.0
             found.setdefault(name.partition(" = ")[0], []).append(float((draws < sign * value).mean()))
-    out = []
+    out: list[tuple[str, int, float, float, float]] = []
     for name, ranks in found.items():
         u = np.array(ranks)
         counts = np.histogram(u, np.linspace(0, 1, 6))[0]
         p = float(chi2.sf(((counts - len(u) / 5) ** 2 / (len(u) / 5)).sum(), 4))
-        inside = [float((np.abs(u - 0.5) <= width / 2).mean()) for width in (0.5, 0.9)]
-        out.append((name, len(u), *inside, p))
+        half, ninety = (float((np.abs(u - 0.5) <= width / 2).mean()) for width in (0.5, 0.9))
+        out.append((name, len(u), half, ninety, p))
     return out
 
 
@@ -125,7 +128,7 @@ def pooling(family: Family, sets: int) -> dict[str, np.ndarray]:
         u = {driver: dict(zip(SIZES, rng.normal(0, SPREAD, len(SIZES)), strict=True)) for driver in drivers}
         point = {name: float(value) for name, value in family.typical[0].items()}
 
-        def made(sizes: dict[str, int], u=u, point=point, rng=rng) -> Summary:
+        def made(sizes: dict[str, int], u: Any = u, point: Any = point, rng: Any = rng) -> Summary:
             segment = np.repeat(list(sizes), list(sizes.values()))
             shifts = {driver: np.array([u[driver][label] for label in segment]) for driver in drivers}
             theta = rows_of(family, links.native(family, point, shifts), len(segment))
@@ -133,7 +136,7 @@ def pooling(family: Family, sets: int) -> dict[str, np.ndarray]:
 
         train, test = made(SIZES), made(dict.fromkeys(SIZES, NEW))
         for way, sd in ways.items():
-            models = ModelsConfig(pool=(PoolConfig(by="segment", on=drivers, sd=sd),))
+            models = ModelsConfig(pool=(PoolConfig(by=("segment",), on=drivers, sd=sd),))
             part = fitted(family, train, models, number)
             total = 0.0
             for draws, members in Natives.of(part, test).groups():

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -79,3 +81,28 @@ def make_assumptions(summary: Summary, **changes: Any) -> Assumptions:
         "horizons": {"39 weeks": 39.0, "12 months": 52.1775},
     }
     return Assumptions(**(plain | changes))
+
+
+def leaves(node: Any, path: tuple[str, ...] = ()) -> Iterator[str]:
+    """Keys of a table down to what is neither mapping nor list, as a/b/0."""
+    if isinstance(node, dict | list) and node:
+        for key, value in node.items() if isinstance(node, dict) else enumerate(node):
+            yield from leaves(value, (*path, str(key)))
+    else:
+        yield "/".join(path)
+
+
+def undocumented(table: Mapping[str, Any], page: str, heading: str) -> tuple[list[str], list[str]]:
+    """Keys of a table that a section of the docs does not list, and keys it lists that are not there."""
+    text = (Path(__file__).parents[1] / "docs" / page).read_text(encoding="utf-8")
+    section = text.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    patterns = {}
+    for row in re.findall(r"^\| (`.*?`) \|", section, flags=re.M):
+        for key in re.findall(r"`([^`]+)`", row):
+            body = re.escape(key.removesuffix(".*")).replace(r"\.", "/").replace(r"\[i\]", r"/\d+")
+            patterns[key] = re.compile(re.sub(r"<\w+>", "[^/]+", body) + "(/.*)?")
+    paths = list(leaves(table))
+    return (
+        [path for path in paths if not any(pattern.fullmatch(path) for pattern in patterns.values())],
+        [key for key, pattern in patterns.items() if not any(pattern.fullmatch(path) for path in paths)],
+    )

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import csv
 import datetime as dt
+import functools
+import itertools
 import json
 import re
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -14,18 +17,29 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from builders import make_assumptions, make_posterior, make_summary
+from builders import make_assumptions, make_posterior, make_summary, undocumented
 
 from clvmodels import cli, equity, run
 from clvmodels.config import DataConfig
 from clvmodels.data import summarise
 from clvmodels.data.realized import realized
-from clvmodels.equity import bridge
-from clvmodels.equity.bridge import BASES, LINES, MOVEMENTS, ORDER, REVISIONS, Side, return_on_customer
+from clvmodels.equity import bridge, newcomers
+from clvmodels.equity.bridge import (
+    ASSUMPTIONS,
+    BASES,
+    LINES,
+    MOVEMENTS,
+    ORDER,
+    REVISIONS,
+    FutureEquity,
+    Side,
+    return_on_customer,
+)
+from clvmodels.equity.shapley import contributions
 from clvmodels.errors import InputError
 from clvmodels.models import registry
 from clvmodels.report import bridge as reporting
-from clvmodels.value import Valuation
+from clvmodels.value import Flow, Valuation
 
 THETA = {"r": 0.243, "alpha": 4.414, "a": 0.793, "b": 2.426}
 SPEND = {"p": 6.25, "q": 3.74, "gamma": 15.44}
@@ -384,6 +398,152 @@ def test_threads_change_nothing(world):
     assert (one == two).all()
 
 
+# --- changed assumptions, averaged over their orders ---------------------------------------------
+
+
+def by_brute_force(changes, value):
+    """The definition: what each adds when its turn comes, averaged over all orders."""
+    out = dict.fromkeys(changes, 0.0)
+    orders = list(itertools.permutations(changes))
+    for order in orders:
+        for k, change in enumerate(order):
+            gain = value(frozenset(order[: k + 1])) - value(frozenset(order[:k]))
+            out[change] = out[change] + gain / len(orders)
+    return out
+
+
+@pytest.mark.parametrize("changes", ["a", "ab", "abc", "abcd"])
+def test_contributions_are_the_average_over_all_orders(changes):
+    rng = np.random.default_rng(len(changes))
+    table: dict[frozenset[str], np.ndarray] = {}
+
+    def value(some):
+        return table.setdefault(some, rng.standard_normal(5))
+
+    expected = by_brute_force(changes, value)
+    found = contributions(changes, value)
+    for change in changes:
+        np.testing.assert_allclose(found[change], expected[change], rtol=1e-12, atol=1e-14)
+    total = value(frozenset(changes)) - value(frozenset())
+    np.testing.assert_allclose(sum(found.values()), total, rtol=1e-12, atol=1e-14)
+
+
+def test_changes_that_do_the_same_get_the_same():
+    def value(some):
+        return np.array([10.0 * (len(some & {"a", "b"}) ** 2) + 3.0 * ("c" in some)])
+
+    found = contributions("abc", value)
+    assert found["a"] == pytest.approx(found["b"], rel=1e-14)
+    assert found["c"] == pytest.approx(3.0, rel=1e-14)
+    with pytest.raises(ValueError, match="120 orders; at most 4"):
+        contributions("abcde", value)
+
+
+CHANGES = {"margin": 0.36, "annual_discount_rate": 0.08, "horizon": 156.0}
+
+
+@pytest.fixture(scope="module")
+def reassumed(world):
+    """The same customers and draws at one date; margin, discount rate and horizon differ."""
+    a, b = sides(world, 20, weeks=0.0, closing=CHANGES, margin=0.3, horizon=104.0)
+    return a, replace(b, posterior=a.posterior)
+
+
+def test_shapley_lines_are_the_average_of_valuations_in_every_order(reassumed):
+    """Witness: the eight valuations, each made by the value step on its own."""
+    a, b = reassumed
+    names = dict(zip(ASSUMPTIONS, ("margin", "annual_discount_rate", "horizon"), strict=True))
+
+    def value(some):
+        changed = {names[change]: getattr(b.assumptions, names[change]) for change in some}
+        assumed = replace(a.assumptions, **changed)
+        return equity.build(Valuation(a.summary, a.posterior, assumed, 1)).total("expected")
+
+    found = bridge.build(a, b, attribution="shapley")
+    expected = by_brute_force(ASSUMPTIONS, functools.cache(value))
+    for movement in found.movements.values():
+        for line in ASSUMPTIONS:
+            np.testing.assert_allclose(movement[line], expected[line], rtol=1e-9)
+        assert (np.abs(movement.residual) < 1e-9 * movement["closing"]).all()
+    back = bridge.build(b, a, attribution="shapley").movements["closing"]
+    for line in ASSUMPTIONS:
+        np.testing.assert_allclose(back[line], -expected[line], rtol=1e-9)
+    # Order matters, so that the average says something.
+    forth = bridge.build(a, b).movements["closing"]
+    assert (np.abs(forth["margin"] / expected["margin"] - 1) > 0.05).all()
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_one_changed_assumption_is_the_same_in_any_order(reassumed, change):
+    a, b = reassumed
+    changed = replace(a.assumptions, **{change: getattr(b.assumptions, change)})
+    pair = a, replace(a, assumptions=changed)
+    one, other = (bridge.build(*pair, attribution=how) for how in ("sequential", "shapley"))
+    for basis in BASES:
+        assert (one.movements[basis].lines == other.movements[basis].lines).all()
+
+
+def test_shapley_changes_the_lines_of_assumptions_only(eventful):
+    a, b, one = eventful
+    other = bridge.build(a, b, refitted=posterior(40, 21), seed=5, attribution="shapley")
+    for basis in BASES:
+        x, y = one.movements[basis], other.movements[basis]
+        assert (np.abs(y.residual) < 1e-9 * y["closing"]).all()
+        for line in LINES:
+            if line not in ASSUMPTIONS:
+                np.testing.assert_allclose(x[line], y[line], rtol=1e-12, atol=1e-9, err_msg=line)
+        assert (np.abs(x["margin"] - y["margin"]) > 1e-3 * np.abs(x["margin"])).all()
+
+
+# --- customers acquired between the dates --------------------------------------------------------
+
+
+def test_value_at_acquisition_is_the_published_one():
+    """BG/NBD just acquired at δ = 0.0027: DET 3.64781 (by quadrature, five digits after the point)."""
+    families = registry.purchases("bg_nbd"), registry.spend("gamma_gamma")
+    draws = np.array([list(THETA.values())]), np.array([list(SPEND.values())])
+    found = newcomers.since_acquired(
+        families, draws, Flow(delta=0.0027), np.array([10.0]), np.array([0.5]), np.array([20.0])
+    )
+    basket = SPEND["p"] * SPEND["gamma"] / (SPEND["q"] - 1)
+    assert found["acquired"][0] / (0.5 * basket) == pytest.approx(3.64781, abs=5e-6)
+    assert found["unwinding"][0] == pytest.approx(found["acquired"][0] * np.expm1(0.027), rel=1e-12)
+    # λ and p have a mean of r/α and a/(a+b): few purchases fall into ten weeks, at most λ 10.
+    assert 0 < -found["release"][0] / (0.5 * basket) < THETA["r"] / THETA["alpha"] * 10 * np.exp(0.027)
+    assert sum(line[0] for line in found.values()) == pytest.approx(20.0, rel=1e-12)
+
+
+def test_new_customers_in_parts_add_up(eventful, world):
+    a, b = sides(world, 20)
+    plain = bridge.build(a, b)
+    for found, names in ((eventful[2], (*newcomers.LINES, "periods")), (plain, newcomers.LINES)):
+        for movement in found.movements.values():
+            assert tuple(movement.newcomers) == names
+            np.testing.assert_allclose(sum(movement.newcomers.values()), movement["new"], rtol=1e-12)
+    assert bridge.build(a, a).movements["closing"].newcomers == {}
+
+
+@pytest.mark.parametrize("horizon", [np.inf, 60.0])
+def test_experience_with_new_customers_has_mean_zero(horizon):
+    """E[repeat margin and value at the closing | acquired] = e^(δT) A, by simulation: 3 standard errors."""
+    population = World(5_000, 31, (-1.0, 38.0))
+    a, b = sides(population, weeks=39.0, horizon=horizon)
+    delta = a.assumptions.delta
+    paid = population.revenue(0, 39, delta, delta)
+    found = bridge.build(a, b, revenue=paid)
+    movement = found.movements["opening"]
+    fresh = population.born > 0
+    first = 0.3 * population.first[fresh] * np.exp(delta * (39 - population.born[fresh]))
+    repeat = 0.3 * paid[fresh, 0] - first
+    value = found.customers.to_pandas().query("kind == 'new'")["value_closing"].to_numpy()
+    se = (repeat + value).std() * np.sqrt(fresh.sum())
+    parts = {name: line[0] for name, line in movement.newcomers.items()}
+    surprise = parts["experience"] + repeat.sum() + parts["release"]
+    assert abs(surprise) < 3 * se
+    # The margin that was expected by itself is far from zero, so that the sum says something.
+    assert parts["release"] < -5 * se
+
+
 # --- return on customer --------------------------------------------------------------------------
 
 
@@ -414,6 +574,64 @@ def test_without_a_surprise_the_return_is_the_hurdle(cdnow_sides):
     assert result.parts["unwinding"][0] == pytest.approx(result.hurdle, rel=1e-12)
     assert result.value[0] == pytest.approx(0.55, abs=0.005)
     assert result.chance is None
+
+
+def test_return_in_total_without_a_surprise_is_the_hurdle(eventful):
+    """Planned acquisition that happens as planned is unwinding, not new value."""
+    movement = eventful[2].movements["opening"]
+    rng = np.random.default_rng(9)
+    draws = movement.lines.shape[1]
+    opening, due = rng.gamma(50, 20, draws), rng.gamma(50, 2, draws)
+    new, cost = rng.gamma(50, 4, draws), 40.0
+    lines = np.zeros_like(movement.lines)
+    start = movement["opening"]
+    for name, line in (
+        ("opening", start), ("unwinding", movement.hurdle * start), ("release", -due), ("new", new),
+        ("closing", (1 + movement.hurdle) * start - due + new),
+    ):  # fmt: skip
+        lines[LINES.index(name)] = line
+    calm = replace(movement, lines=lines, acquired=np.zeros_like(lines), margin_acquired=150.0)
+    calm.acquired[LINES.index("new")] = calm.acquired[-1] = new
+    # Realized margin is one number: give each draw the one it expected.
+    planned = rng.gamma(50, 30, draws)
+    release = new + 150.0 - cost
+    closing = (1 + movement.hurdle) * planned - release
+    for k in range(draws):
+        one = replace(
+            calm, lines=lines[:, [k]], acquired=calm.acquired[:, [k]], margin_existing=float(due[k])
+        )
+        future = FutureEquity(opening=planned[[k]], closing=closing[[k]], release=release[[k]])
+        result = return_on_customer(one, "total", acquisition_cost=cost, future=future)
+        assert result.value[0] == pytest.approx(movement.hurdle, rel=1e-12)
+        assert result.created[0] == pytest.approx(0, abs=1e-9 * start[k])
+        # With acquired customers but without what was planned, the same looks like new value.
+        assert return_on_customer(one, "with_acquired", acquisition_cost=cost).value[0] > movement.hurdle
+    better = FutureEquity(opening=planned, closing=closing + opening, release=release)
+    result = return_on_customer(calm, "total", acquisition_cost=cost, future=better)
+    np.testing.assert_allclose(sum(result.parts.values()), result.value, rtol=1e-10)
+    np.testing.assert_allclose(result.parts["future_revision"], opening / (start + planned), rtol=1e-9)
+    achieved = return_on_customer(calm, "total", revised=False, acquisition_cost=cost, future=better)
+    assert "future_revision" not in achieved.parts
+    with pytest.raises(ValueError, match="needs the equity of future"):
+        return_on_customer(calm, "total")
+
+
+def test_return_in_total_is_on_the_page_where_future_customers_are_valued(eventful):
+    found = eventful[2]
+    draws = len(found.movements["opening"]["opening"])
+    future = FutureEquity(*(np.full(draws, value) for value in (500.0, 450.0, 100.0)))
+    table = _table(found, future=dict.fromkeys(BASES, future))
+    block = table["bases"]["closing"]["returns"]["total"]["published"]
+    assert set(block["parts"]) >= {"future_unwinding", "future_release", "future_revision"}
+    years = table["elapsed"]["value"]
+    mean = return_on_customer(found.movements["closing"], "total", future=future).value
+    assert block["yearly"]["mean"] == pytest.approx(((1 + mean) ** (1 / years) - 1).mean(), rel=1e-9)
+    page = reporting.html(table, {"closing": "", "opening": ""})
+    assert "with acquired and future customers" in page
+    assert "annualised" in page
+    assert "of which at acquisition" in page
+    assert "total" not in _table(found)["bases"]["closing"]["returns"]
+    assert undocumented(table, "bridge.md", "`bridge.json`") == ([], [])
 
 
 def test_an_opening_that_is_not_above_zero_has_no_return(world):
@@ -447,8 +665,7 @@ def test_two_dates_that_cannot_be_bridged(world):
         bridge.build(a, replace(b, summary=replace(b.summary, currency="EUR")))
 
 
-@pytest.fixture
-def shop(tmp_path, monkeypatch) -> Path:
+def open_shop(folder: Path) -> None:
     """A log of 90 customers, a third of them new in the last months, with fixed parameters."""
     rng = np.random.default_rng(5)
     rows = ["customer_id,date,amount,country"]
@@ -458,7 +675,7 @@ def shop(tmp_path, monkeypatch) -> Path:
         ):
             date = np.datetime64("2024-01-01") + int(start + day)
             rows.append(f"c{customer},{date},{amount:.2f},{'FR' if customer % 3 else 'DE'}")
-    (tmp_path / "shop.csv").write_text("\n".join(rows) + "\n")
+    (folder / "shop.csv").write_text("\n".join(rows) + "\n")
     config = {
         "name": "shop",
         "data": {
@@ -472,7 +689,12 @@ def shop(tmp_path, monkeypatch) -> Path:
         },
         "value": {"margin": 0.3, "annual_discount_rate": 0.15},
     }
-    (tmp_path / "shop.yaml").write_text(yaml.safe_dump(config))
+    (folder / "shop.yaml").write_text(yaml.safe_dump(config))
+
+
+@pytest.fixture
+def shop(tmp_path, monkeypatch) -> Path:
+    open_shop(tmp_path)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -523,9 +745,9 @@ def test_bad_input_is_one_sentence_and_writes_nothing(shop, command, arguments, 
 # --- files ---------------------------------------------------------------------------------------
 
 
-def _table(found: bridge.Bridge) -> dict:
+def _table(found: bridge.Bridge, **more) -> dict:
     side = {"date": "1997-09-30", "customers": 1, "fingerprint": "", "assumptions": {"Margin": "0.3"}}
-    return reporting.build(found, name="test", opening=side, closing=side | {"date": "1998-06-30"})
+    return reporting.build(found, name="test", opening=side, closing=side | {"date": "1998-06-30"}, **more)
 
 
 def test_command_writes_page_numbers_and_figures_that_agree(shop, command):
@@ -596,3 +818,116 @@ def test_margin_by_segment_may_change_between_dates(shop):
     shares = {label: values[LINES.index("closing"), g, 0] for g, label in enumerate(labels)}
     # 30 % became 40 % and 20 %: before the change the segments were 3/4 and 3/2 of what they are.
     assert before[0] == pytest.approx(0.75 * shares["FR"] + 1.5 * shares["DE"], rel=1e-12)
+
+
+def test_margin_may_come_from_another_column(shop):
+    import pandas as pd
+
+    log = pd.read_csv("shop.csv").assign(before=0.3, after=0.4)
+    document = yaml.safe_load(Path("shop.yaml").read_text())
+    del document["data"]["source"]
+    document["value"]["margin"] = {"column": "before"}
+    change = "value.margin={column: after}"
+    found = run.bridge(document, "2024-05-31", "2024-10-31", log, changes=[change])
+    movement = found.bridge.movements["opening"]
+    assert movement["margin"][0] == pytest.approx(0.25 * movement["closing"][0], rel=1e-12)
+
+
+# --- between two finished runs -------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory) -> tuple[Path, dict]:
+    """Two runs of the shop, months apart, in the folders a and b; and the bridge of its config."""
+    place = tmp_path_factory.mktemp("fitted")
+    open_shop(place)
+    for folder, day in (("a", "2024-05-31"), ("b", "2024-10-31")):
+        window = [f"data.observation_end={day}", f"name={folder}"]
+        run.fit(place / "shop.yaml", overrides=window, out=place / folder)
+    return place, run.bridge(place / "shop.yaml", "2024-05-31", "2024-10-31").summary
+
+
+@pytest.fixture
+def runs(fitted, tmp_path, monkeypatch) -> Path:
+    shutil.copytree(fitted[0], tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("clvmodels.fit.fit", None)  # nothing may be fitted
+    return tmp_path
+
+
+def test_two_runs_give_the_lines_of_one_config_with_two_dates(fitted, command, runs):
+    status, out, err = command("a", "b", "--json")
+    assert status == 0, err
+    document = json.loads(out)
+    assert document["path"] == "runs/a-to-b"
+    assert (runs / "runs" / "a-to-b" / "bridge.html").exists()
+    assert document["accumulation"] == "by day"
+    assert document["notes"] == []
+    assert document["bases"] == fitted[1]["bases"]
+    assert document["bases"]["closing"]["residual"]["value"] < 1e-9
+
+
+def test_without_the_log_what_was_paid_comes_from_the_runs(runs):
+    exact = run.bridge_runs("a", "b").summary["bases"]["closing"]
+    log = (runs / "shop.csv").read_text()
+    for text, reason in ((None, "there is no file"), (log.replace("c5,", "c6,"), "no longer says")):
+        (runs / "shop.csv").unlink() if text is None else (runs / "shop.csv").write_text(text)
+        found = run.bridge_runs("a", "b")
+        assert found.summary["accumulation"] == "uniform"
+        (note,) = found.summary["notes"]
+        assert "as if it had come evenly" in note
+        assert reason in note
+        even = found.summary["bases"]["closing"]
+        assert even["lines"] == exact["lines"]
+        page = reporting.html(found.summary, {"closing": "", "opening": ""})
+        assert page.count("as if it had come evenly") == 1
+        # 15 % a year over five months moves a payment by 6 % at most, and by half of it on average.
+        assert even["margin"]["existing"]["value"] == pytest.approx(
+            exact["margin"]["existing"]["value"], rel=0.03
+        )
+
+
+def test_another_model_of_the_later_run_is_one_line(runs):
+    loaded = run.load("b")
+    families = make_posterior(("mbg_nbd", list(THETA.values())), ("gamma_gamma", list(SPEND.values())))
+    config = run.bridging.load_config("b/config.yaml", (), None)
+    other = replace(loaded, draws=families, config=config)
+    found = run.bridge_runs("a", other)
+    moved = {line for line in REVISIONS if found.bridge.movements["closing"][line].any()}
+    assert moved == {"model"}
+    assert "Another model" in found.summary["notes"][0]
+    assert "learned since" in repr(found.summary["notes"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("b", "a"), "b is a valuation at 2024-10-31 and a at 2024-05-31: give the earlier run first"),
+        (("a", "a"), "give the earlier run first"),
+        (("a",), "a: a bridge of one config needs --from and --to"),
+        (("a", "b", "a"), "3 folders"),
+        (("a", "b", "--from", "2024-05-31"), "--from is for a bridge of one config"),
+        (("a", "b", "--change", "value.margin=0.2"), "--change is for a bridge of one config"),
+        (("a", "b", "--attribution", "best"), "attribution is 'best': choose sequential or shapley"),
+        (("a", "shop.yaml"), "shop.yaml is not the folder of a run"),
+        (("a", "empty"), "empty is not a complete run"),
+        (("a", "days"), "the opening has time unit week and the closing day"),
+        (("a", "pounds"), "the opening has currency USD and the closing GBP"),
+        (("a", "periods"), "the opening has clock continuous and the closing discrete"),
+    ],
+)
+def test_runs_that_cannot_be_bridged_are_refused_in_one_sentence(command, runs, arguments, expected):
+    (runs / "empty").mkdir()
+    other = {"days": {"time_unit": "day"}, "pounds": {"currency": "GBP"}, "periods": {"clock": "discrete"}}
+    if arguments[-1] in other:
+        # A run of its own would take seconds: change what the folder says of its customers.
+        shutil.copytree("b", arguments[-1])
+        changed = replace(run.load("b").data, **other[arguments[-1]])
+        changed.save(runs / arguments[-1] / "summary.parquet")
+    before = sorted(runs.rglob("*"))
+    status, out, err = command(*arguments)
+    assert (status, out) == (2, "")
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert expected in err
+    assert sorted(runs.rglob("*")) == before

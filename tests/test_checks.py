@@ -105,8 +105,9 @@ def run(summary, **options):
 def test_each_check_is_made_and_says_what_it_found(found):
     result, _ = found
     assert list(result) == [
-        "frequency_histogram", "zero_class", "tracking_band", "tracking_error", "spend_mean", "spend_median",
-        "spend_frequency_correlation", "holdout_orders", "holdout_spend",
+        "frequency_histogram", "zero_class", "recency", "tracking_band", "tracking_error", "window_halves",
+        "spend_mean", "spend_median", "spend_distribution", "spend_frequency_correlation", "holdout_orders",
+        "holdout_spend",
     ]  # fmt: skip
     for check in result.values():
         assert check.sentence.endswith(".")

@@ -139,6 +139,13 @@ def test_accepted_forms(key, value, resolved):
     assert config == resolved
 
 
+def test_an_opportunity_is_not_divided():
+    yearly = changed("data", {**MINIMAL["data"], "clock": "discrete", "time_unit": "year"})
+    assert list(conf.horizons(conf.load(yearly))) == ["12 months"]
+    yearly["value"] = {**yearly["value"], "horizons": ["3 months", "2 years"]}
+    assert "value.horizons has '3 months', but data.clock is discrete" in sentence(yearly)
+
+
 def test_config_does_not_change():
     config = conf.load(MINIMAL)
     with pytest.raises(ValueError, match="frozen"):

@@ -14,6 +14,7 @@ from oracles import bg_residual
 
 from clvmodels.errors import InputError
 from clvmodels.models import registry
+from clvmodels.numerics import discounting
 from clvmodels.numerics.discounting import Flow, decaying, schedule
 from clvmodels.value import expected_purchases, p_alive, residual
 from clvmodels.value.residual import make_schedule
@@ -136,6 +137,20 @@ def test_halved_panels_agree(discrete):
         np.testing.assert_allclose(
             coarse.weights @ rate(coarse.nodes), fine.weights @ rate(fine.nodes), rtol=1e-8
         )
+
+
+@pytest.mark.parametrize("discrete", [False, True])
+def test_a_long_horizon_in_blocks_is_the_same_sum(discrete, monkeypatch):
+    """100,000 periods; a rate of 1 earns the annuity. Sums in another order differ by rounding."""
+    delta, periods = 1e-5, 100_000
+    flow = Flow(delta=delta, timing="end", period=1.0, horizon=float(periods))
+    blocked = schedule([flow], 10.0, discrete=discrete).weights[0]
+    annuity = -math.expm1(-delta * periods) / math.expm1(delta)
+    assert blocked.sum() == pytest.approx(annuity, rel=1e-11)
+    assert periods / 3 > discounting._BLOCK, "one panel takes several blocks"
+    monkeypatch.setattr(discounting, "_BLOCK", 1 << 40)
+    whole = schedule([flow], 10.0, discrete=discrete).weights[0]
+    assert blocked == pytest.approx(whole, rel=1e-12, abs=1e-12 * whole.max())
 
 
 @pytest.mark.parametrize("timing", ["continuous", "begin", "mid", "end"])

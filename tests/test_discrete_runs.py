@@ -19,7 +19,7 @@ from clvmodels.fit import check_data
 from clvmodels.models import registry
 from clvmodels.models.family import PurchaseFamily
 from clvmodels.numerics.discounting import Flow
-from clvmodels.run import resolve_assumptions
+from clvmodels.run.stages import resolve_assumptions
 from clvmodels.value import expected_purchases, residual
 
 CONFIGS = Path(__file__).parents[1] / "configs"

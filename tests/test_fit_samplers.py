@@ -17,6 +17,7 @@ from clvmodels.fit.importance import _effective, resample, sample, smooth
 from clvmodels.fit.priors import resolve
 from clvmodels.models import registry
 from clvmodels.models.family import Coordinate, Family, Parameter, Scale
+from clvmodels.numerics.special import ranks
 
 SCALE = Scale(time=1.0, rate=1.0, spend=1.0)
 SHAPE, RATE = 2.0, 1.5  # of the gamma prior
@@ -213,6 +214,25 @@ def test_smoothing_knows_a_tail_that_is_too_heavy():
     weight, k_hat = smooth(-np.log(u))
     assert weight.sum() == pytest.approx(1)
     assert k_hat == pytest.approx(1, abs=4 * 2 / math.sqrt(3 * math.sqrt(4000)))  # (1+k)/sqrt(tail), 4 errors
+
+
+@pytest.mark.parametrize("n", [60, 500, 4000])
+@pytest.mark.parametrize("power", [-0.3, 0.2, 1.2])
+def test_smoothing_is_that_of_arviz(n, power):
+    from arviz_stats.base import array_stats
+
+    log_weight = -power * np.log(np.random.default_rng(n).random(n))
+    smoothed, k_hat = array_stats.psislw(-log_weight)
+    found, found_k = smooth(log_weight)
+    assert found_k == pytest.approx(float(k_hat), rel=1e-10)
+    np.testing.assert_allclose(found, np.exp(smoothed) / np.exp(smoothed).sum(), rtol=1e-10)
+
+
+def test_ranks_are_those_of_scipy():
+    from scipy.stats import rankdata
+
+    values = np.random.default_rng(3).integers(0, 40, 200) / 7
+    assert (ranks(values) == rankdata(values)).all()
 
 
 @pytest.mark.parametrize("name", ["bg_nbd", "gamma_gamma"])

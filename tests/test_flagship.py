@@ -12,7 +12,7 @@ from clvmodels import config, fit, value
 from clvmodels.config import DataConfig, FitConfig, ModelConfig
 from clvmodels.data import summarise
 from clvmodels.errors import InputError
-from clvmodels.run import resolve_assumptions
+from clvmodels.run.stages import resolve_assumptions
 
 CONFIG = Path(__file__).parents[1] / "configs" / "cdnow_fhl2005.yaml"
 

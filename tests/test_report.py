@@ -116,6 +116,31 @@ def make_posterior(draws: int = 200, seed: int = 2) -> Posterior:
     return Posterior(purchases=parts[0], spend=parts[1], time_unit="week", currency="USD")
 
 
+MEASURED = {"unit": "share", "level": "predictive", "coverage": 0.64, "band": [0.71, 1.0], "within": False}
+MEASURED |= {"bias": 0.014, "rms_z": 2.0}
+BACKTEST = {
+    "horizon": "4 weeks",
+    "held": None,
+    "share": tables.statistics(np.linspace(0.02, 0.04, 50), unit="share", level="expected"),
+    "origins": {"value": 14, "unit": "origins"},
+    "first": "1997-05-20",
+    "last": "1998-05-19",
+    "horizons": [
+        {
+            "label": "4 weeks",
+            "steps": 28,
+            "origins": {"value": 14, "unit": "origins"},
+            "separate": {"value": 14, "unit": "origins"},
+            "holds": False,
+            **dict.fromkeys(("orders", "revenue", "margin"), MEASURED),
+        }
+    ],
+    "calibrated": None,
+    "reason": "nothing estimated it.",
+    "rules_that_win": 0,
+}
+
+
 class Artefacts:
     """Everything that a run hands to the report."""
 
@@ -137,9 +162,8 @@ class Artefacts:
                 "report": {"title": HOSTILE},
             }
         )
-        self.equity = equity.build(
-            value.Valuation(self.summary, self.posterior, self.assumptions, self.config.seed)
-        )
+        valuation = value.Valuation(self.summary, self.posterior, self.assumptions, self.config.seed)
+        self.equity = equity.build(valuation, survey=equity.survey(valuation))
         gate = Check(
             name="purchases: k-hat", passed=converged, sentence="k-hat is fine.", value=-0.2, threshold=0.7
         )
@@ -159,6 +183,7 @@ class Artefacts:
             {"clvmodels": "0.1.0", "numpy": "2"},
             {"converged": self.converged},
             self.arrays,
+            None if self.posterior.is_point else BACKTEST,
         )
 
     def write(self, folder: Path) -> Path:
@@ -490,12 +515,13 @@ def test_folder_is_complete_and_the_manifest_vouches_for_it(folder):
     names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     assert names >= {
         "report.html", "summary.json", "summary.parquet", "customers.parquet", "equity.nc", "segments.csv",
-        "validation.csv", "config.yaml", "manifest.json",
+        "partitions.csv", "risk.csv", "wake_up.csv", "validation.csv", "config.yaml", "manifest.json",
     }  # fmt: skip
     drawn = {path.stem for path in folder.glob("figures/*.svg")}
     assert drawn == {path.stem for path in folder.glob("figures/*.png")}
     assert drawn == {
-        "equity", "bands", "lorenz", "segments_1", "histories", "iso_value", "frequency", "tracking", "spend",
+        "equity", "bands", "lorenz", "position", "sensitivity", "segments_1", "histories", "iso_value",
+        "frequency", "tracking", "spend",
         "spend_by_frequency", "draws",
     }  # fmt: skip
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
@@ -536,6 +562,31 @@ def test_csv_files_hold_the_numbers_of_the_table(made, folder):
     assert (
         float(rows["holdout_spend", "actual"]["value"]) == made.table["validation"]["holdout_spend"]["actual"]
     )
+
+
+def test_csv_files_of_the_survey_hold_the_numbers_of_the_table(made, folder):
+    found = {
+        (row["column"], row["segment"], row["metric"], row["level"], row["statistic"]): row["value"]
+        for row in read_csv(folder / "partitions.csv")
+    }
+    for name, parts in made.table["partitions"].items():
+        for part in parts:
+            for level, block in part["equity"].items():
+                assert float(found[name, part["label"], "equity", level, "mean"]) == block["mean"]
+    rows = {(r["metric"], r["group"], r["level"], r["statistic"]): r for r in read_csv(folder / "risk.csv")}
+    for entry in made.table["sensitivities"]:
+        found_change = float(rows["change", entry["name"], "expected", "interval_90_low"]["value"])
+        assert found_change == entry["change"]["interval_90"][0]
+    for entry in made.table["variance"]:
+        row = rows["variance", entry["source"], "predictive", "share"]
+        assert float(row["value"]) == entry["share"]
+        assert row["unit"] == "share"
+    assert (
+        float(rows["tail", "", "predictive", "quantile"]["value"]) == made.table["risk"]["tail"]["quantile"]
+    )
+    listed = read_csv(folder / "wake_up.csv")
+    assert [row["customer"] for row in listed[:10]] == [e["customer"] for e in made.table["wake_up"]]
+    assert float(listed[0]["in_doubt"]) == made.table["wake_up"][0]["in_doubt"]["value"]
 
 
 def test_customers_file_sums_to_the_equity(made, folder):

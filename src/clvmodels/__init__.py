@@ -1,6 +1,8 @@
 """Probabilistic customer lifetime value and customer equity.
 
-``fit(config, transactions)`` runs the main job, ``bridge`` says why equity moved between two dates,
+``fit(config, transactions)`` runs the main job, ``bridge`` says why equity moved between two dates
+(``bridge_runs``: between two finished runs), ``history`` gives equity at a series of dates,
+``backtest`` holds forecasts from many past days against what happened,
 ``compare`` sets variants side by side, ``check`` validates a config and its data without fitting,
 ``load`` reads a finished run back from its folder, ``from_pymc_marketing`` values what was fitted
 there, and ``families`` lists the models.
@@ -18,23 +20,29 @@ __all__ = [
     "Comparison",
     "Run",
     "__version__",
+    "backtest",
     "bridge",
+    "bridge_runs",
     "check",
     "compare",
     "families",
     "fit",
     "from_pymc_marketing",
+    "history",
     "load",
 ]
 
 _HOMES = {
     "Comparison": "run",
     "Run": "run",
+    "backtest": "run",
     "bridge": "run",
+    "bridge_runs": "run",
     "check": "run",
     "compare": "run",
     "families": "models.registry",
     "from_pymc_marketing": "run",
+    "history": "run",
     "load": "run",
 }
 

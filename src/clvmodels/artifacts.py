@@ -24,6 +24,7 @@ LEVEL_CONTENTS = {
     "expected": "uncertainty of the population parameters",
     "latent": "parameters, and who each customer really is",
     "predictive": "parameters, customers, and purchases and baskets as they will fall",
+    "systematic": "parameters, customers, purchases, and shocks that all customers share",
 }
 INTERVALS = (0.50, 0.90, 0.95)
 
@@ -180,7 +181,7 @@ class Summary:
         """
         keep = np.ones(len(self), bool) if where is None else where
         stats = np.column_stack([self[name][keep] for name in names])
-        distinct, inverse, count = _unique_rows(stats)
+        distinct, inverse, count = unique_rows(stats)
         index = np.full(len(self), -1)
         index[keep] = inverse
         return Rows(names=names, stats=distinct, weight=count.astype(float), index=index)
@@ -267,8 +268,8 @@ class Summary:
         )
 
 
-def _unique_rows(stats: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """``np.unique(axis=0)`` by one lexicographic sort: rows, inverse, counts."""
+def unique_rows(stats: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """``np.unique(axis=0, return_inverse=True, return_counts=True)`` by one lexicographic sort."""
     if not len(stats):
         return stats, np.zeros(0, int), np.zeros(0, int)
     order = np.lexsort(stats.T[::-1])
@@ -362,6 +363,20 @@ class Posterior:
         """One parameter vector without uncertainty: no interval may be shown."""
         return len(self) == 1
 
+    def thinned(self, count: int) -> Posterior:
+        """As many draws as wanted, evenly spread over these; a single vector is repeated."""
+        return self.picked(np.linspace(0, len(self) - 1, count).round().astype(int))
+
+    def picked(self, positions: np.ndarray) -> Posterior:
+        """The joint draws at these positions, as one chain."""
+
+        def pick(part: FamilyPosterior) -> FamilyPosterior:
+            at = np.minimum(positions, len(part.flat) - 1)
+            effects = part.effects and replace(part.effects, draws=part.effects.flat[at][None])
+            return replace(part, draws=part.flat[at][None], effects=effects)
+
+        return replace(self, purchases=pick(self.purchases), spend=pick(self.spend))
+
     @property
     def effects(self) -> tuple[Effects, ...]:
         """Effects of covariates and pooling: none, those of one family, or of both."""
@@ -454,6 +469,14 @@ class Assumptions:
         Length of a discounting period in time units; not used when continuous.
     horizons
         Label → duration in time units, for expected orders and revenue (undiscounted).
+    cost_alive
+        Cost of keeping a customer, currency per time unit (on a discrete clock: per opportunity), paid
+        while the customer is there.
+    cost_addressed, cost_window
+        Cost of addressing a customer, currency per time unit, paid for ``cost_window`` time units whether
+        the customer is there or not.
+    cost_source
+        The two in words; empty without cost.
     """
 
     margin: np.ndarray
@@ -464,6 +487,10 @@ class Assumptions:
     timing: Literal["continuous", "begin", "mid", "end"] = "continuous"
     period: float = 1.0
     horizons: Mapping[str, float] = field(default_factory=dict)
+    cost_alive: float = 0.0
+    cost_addressed: float = 0.0
+    cost_window: float = 0.0
+    cost_source: str = ""
     band_years: tuple[float, ...] = (0.0, 1.0, 3.0, 5.0, 10.0, np.inf)
 
     @property
@@ -514,6 +541,13 @@ class Equity:
                                                                share of customers (5, 50, 95 %)
     ``segment:<column>``            level, draw, by:<column>   currency
     ``customers:<column>``          by:<column>                customers
+    ``partition:<name>``            level, draw, in:<name>     currency: cohort, decile, p_alive
+    ``members:<name>``              in:<name>                  customers
+    ``losing_customers``,           level, draw                customers, currency: those worth less
+    ``losing_value``                                           than nothing, where that may be
+    ``unchanged``, ``potential``,   picked                     currency, of the survey's draws, see
+    ``by_purchases``, ``by_spend``                             :class:`clvmodels.equity.Survey`
+    ``changed``, ``lost``           change/until, picked       currency
     ==============================  =========================  ===============================
 
     ``customers`` is a pyarrow Table, one row per customer: the summary columns, ``p_alive``,

@@ -32,6 +32,7 @@ from clvmodels.errors import InputError
 
 BUNDLED = ("cdnow", "cdnow_sample", "online_retail", "donations", "contracts")
 INFINITE = "infinite"
+_COST = re.compile(r"(?:([A-Z]{3}) )?(\d+(?:\.\d+)?)(?: ([A-Z]{3}))? (?:per|a) (day|week|month|year)")
 _DURATION = re.compile(r"(\d+(?:\.\d+)?) (day|week|month|year)s?")
 
 
@@ -64,6 +65,16 @@ def _horizon(value: Any) -> str:
         raise ValueError(f"{error}; or infinite") from None
 
 
+def _cost(value: Any) -> str:
+    if isinstance(value, int | float):
+        raise ValueError(f'a cost needs its unit: write "{value} per year", or per day, week or month')
+    text = " ".join(str(value).split())
+    match = _COST.fullmatch(text)
+    if match and not (match[1] and match[3]):
+        return text
+    raise ValueError('a cost is an amount of money per time: "5 per year", "0.40 GBP per month"')
+
+
 def _ratio(value: Any) -> Any:
     if isinstance(value, bool) or (isinstance(value, str) and "%" in value):
         raise ValueError("a margin is written as a ratio of revenue: 30 % is 0.3")
@@ -93,12 +104,13 @@ def _several(value: Any) -> Any:
 
 
 def _listed(value: Any) -> Any:
-    return (value,) if isinstance(value, str) else value
+    return (value,) if isinstance(value, str | dt.date) else value
 
 
 Day = Annotated[str, BeforeValidator(_day)]
 Duration = Annotated[str, BeforeValidator(_duration)]
 Horizon = Annotated[str, BeforeValidator(_horizon)]
+Cost = Annotated[str, BeforeValidator(_cost)]
 Ratio = Annotated[float, BeforeValidator(_ratio), AfterValidator(_at_most_one)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_listed)]
 
@@ -324,6 +336,12 @@ class ModelsConfig(Section):
     """Columns whose levels are partially pooled; several are crossed."""
 
     @property
+    def has_effects(self) -> bool:
+        """Whether anything is a covariate or pooled."""
+        covariates = self.covariates
+        return bool(covariates.purchase or covariates.dropout or covariates.spend or self.pool)
+
+    @property
     def columns(self) -> tuple[str, ...]:
         """Columns of the log that covariates and pooling need, each once."""
         covariates = self.covariates
@@ -372,6 +390,30 @@ Margin = Annotated[
 ]
 
 
+class CostConfig(Section):
+    """What it costs to keep and serve a customer, subtracted from value at every level."""
+
+    while_alive: Cost | None = None
+    """Paid while the customer is there: ``"5 per year"``, ``"0.40 GBP per month"``; a currency, where one
+    is named, must be that of the data."""
+    addressed: Cost | None = None
+    """Paid for every customer who is addressed, there or not, for the length of ``window``."""
+    window: Duration | None = None
+    """How long customers are addressed from the valuation date on: ``"2 years"``; needed with
+    ``addressed``, and cut at the horizon."""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> CostConfig:
+        if self.while_alive is None and self.addressed is None:
+            raise ValueError("value.cost is empty: give while_alive, or addressed with its window")
+        if (self.addressed is None) != (self.window is None):
+            raise ValueError(
+                "value.cost.addressed and value.cost.window go together: an amount per time, and for how "
+                'long customers are addressed, such as addressed: "6 per year", window: "2 years"'
+            )
+        return self
+
+
 class ValueConfig(Section):
     margin: Margin
     """Contribution margin as a ratio of revenue (30 % is 0.3), ``{column: NAME}``, or
@@ -387,8 +429,27 @@ class ValueConfig(Section):
     opportunity."""
     units_per_year: Annotated[float, Field(gt=0)] | None = None
     """Time units in a year; default: 365.2425 days, 52.1775 weeks, 12 months."""
+    cost: CostConfig | None = None
+    """Cost of keeping and serving customers; default: none."""
     horizons: Annotated[tuple[Duration, ...], BeforeValidator(_listed)] = ("3 months", "12 months")
-    """For expected orders and revenue."""
+    """For expected orders and revenue; on a discrete clock those of at least one opportunity."""
+
+
+class ValidationConfig(Section):
+    backtest: Path | None = None
+    """Folder of a backtest of this config, for page one; default: ``out/NAME-backtest`` where it
+    exists."""
+    horizons: Annotated[tuple[Duration, ...], BeforeValidator(_listed)] = (
+        *("4 weeks", "13 weeks", "26 weeks", "52 weeks"),
+    )
+    """How far ahead ``backtest`` compares; those of the default that the log is too short for are left
+    out."""
+    every: Duration = "4 weeks"
+    """Time between origins, counted back from the end of the log (from ``first`` on where given)."""
+    first: Day | None = None
+    """Earliest origin; default: when a third of the log has been seen."""
+    origins: Annotated[tuple[Day, ...], BeforeValidator(_listed)] = ()
+    """Origins one by one, in the place of ``every`` and ``first``."""
 
 
 class ReportConfig(Section):
@@ -409,6 +470,8 @@ class Config(Section):
     """How the posterior is drawn."""
     value: ValueConfig
     """What a purchase is worth and how the future is discounted."""
+    validation: ValidationConfig = ValidationConfig()
+    """How forecasts are tested on the past, and where the result lies."""
     report: ReportConfig = ReportConfig()
     """How the report looks."""
     seed: Annotated[int, Field(ge=0)] = 20260101
@@ -439,6 +502,12 @@ class Config(Section):
             raise ValueError(
                 f"value.period is {self.value.period!r}, but data.clock is discrete and its period is one "
                 f"{unit}, the opportunity: leave value.period out"
+            )
+        short = [label for label in self.value.horizons if label not in horizons(self)]
+        if short and self.value.horizons != ValueConfig.model_fields["horizons"].default:
+            raise ValueError(
+                f"value.horizons has {short[0]!r}, but data.clock is discrete and one opportunity is a "
+                f"{unit}: name a horizon that holds at least one"
             )
         start, end = self.data.observation_end, self.data.holdout_end
         if start and end and end <= start:
@@ -560,13 +629,16 @@ def dump(config: Config, folder: Path | None = None) -> str:
     Parameters
     ----------
     folder
-        Where the text will be stored: a relative file source is rewritten to start there, so
-        that what is stored can be loaded again. Left out: the source stays as it is.
+        Where the text will be stored: relative paths of the source and of a backtest are rewritten to
+        start there, so that what is stored can be loaded again. Left out: they stay as they are.
     """
     document = config.model_dump(mode="json", exclude_none=True)
     source = config.data.source
     if folder is not None and source and source not in BUNDLED and not Path(source).is_absolute():
         document["data"]["source"] = Path(os.path.relpath(config.base / source, folder)).as_posix()
+    tested = config.validation.backtest
+    if folder is not None and tested is not None and not tested.is_absolute():
+        document["validation"]["backtest"] = Path(os.path.relpath(config.base / tested, folder)).as_posix()
     return yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=100)
 
 
@@ -594,6 +666,15 @@ def units_per_year(config: Config) -> float:
     return config.value.units_per_year or DAYS_PER_YEAR / DAYS_PER_UNIT[config.data.time_unit]
 
 
+def horizons(config: Config) -> dict[str, float]:
+    """Label → length in time units of ``value.horizons``; an opportunity is not divided."""
+    unit, year = config.data.time_unit, units_per_year(config)
+    found = {label: duration(label, unit, year) for label in config.value.horizons}
+    if config.data.clock == "discrete":
+        return {label: length for label, length in found.items() if length > 1 - 1e-9}
+    return found
+
+
 def duration(text: str, time_unit: str, units_per_year: float) -> float:
     """A duration such as ``"12 months"`` in time units; ``infinite`` is ``inf``.
 
@@ -608,6 +689,27 @@ def duration(text: str, time_unit: str, units_per_year: float) -> float:
     if unit in ("month", "year"):
         return number * units_per_year / (12 if unit == "month" else 1)
     return number * DAYS_PER_UNIT[unit] / DAYS_PER_UNIT[time_unit]
+
+
+def cost_rate(text: str | None, time_unit: str, units_per_year: float, currency: str, key: str) -> float:
+    """A cost such as ``"5 GBP per year"`` in currency per time unit; 0 for None.
+
+    Raises
+    ------
+    InputError
+        If it names another currency than that of the data.
+    """
+    if text is None:
+        return 0.0
+    match = _COST.fullmatch(_cost(text))
+    assert match is not None
+    named = match[1] or match[3]
+    if named and named != currency:
+        raise InputError(
+            f"{key} is {text!r}, but the money of the data is {currency}: convert the cost, or set "
+            "data.currency."
+        )
+    return float(match[2]) / duration(f"1 {match[4]}", time_unit, units_per_year)
 
 
 def schema(section: type[BaseModel] = Config, prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:

@@ -8,8 +8,10 @@ Monte Carlo tests use fixed seeds and fail beyond ``oracles.Z`` standard errors.
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import oracles
@@ -22,7 +24,9 @@ from clvmodels import value
 from clvmodels.artifacts import Assumptions
 from clvmodels.errors import InputError
 from clvmodels.models.family import Histories, PurchaseFamily
+from clvmodels.numerics import loops
 from clvmodels.numerics.discounting import Flow
+from clvmodels.value.presence import tabulate_presence
 from clvmodels.value.residual import make_schedule
 
 CASES = oracles.all_cases(PurchaseFamily)
@@ -344,6 +348,86 @@ def test_predictive_is_wider_than_latent(valuations):
         a, b = (np.square(t.orders[:, k] - t.orders[:, k].mean()) for t in (latent, predictive))
         assert b.mean() - a.mean() > -oracles.Z * math.sqrt((a.var() + b.var()) / DRAWS)
         assert b.mean() > a.mean()
+
+
+# ---------------------------------------------------------------- time alive
+
+
+def test_survival_falls_from_one(case):
+    if case.family.survival is None:
+        pytest.skip("survival follows from last purchases")
+    times = np.r_[0.0, np.geomspace(1e-3, 1e4, 30)] * case.scale
+    if case.discrete:
+        times = np.unique(np.ceil(times))
+    for row in case.some(5):
+        found = np.array([case.family.survival(case.vector, row, s) for s in times])
+        assert found[0] == pytest.approx(1, rel=1e-12)
+        assert (np.diff(found) <= 1e-12).all()
+        assert (found >= 0).all()
+
+
+def test_time_alive_is_that_of_the_simulator(case):
+    """The tower property of lifetimes: P(alive) times expected time alive, against the story."""
+    some = np.flatnonzero(np.arange(oracles.CUSTOMERS) % 8 == 0)
+    rows, index = np.unique(case.state[some], axis=0, return_inverse=True)
+    flows = [Flow(delta=delta, horizon=case.horizon) for delta in (0.0, case.delta)]
+    given_alive = tabulate_presence(case.family, case.vector[None], rows, flows).at(slice(0, len(rows)))
+    expected = given_alive[index.ravel(), :, 0] * case.p_alive[some, None]
+    ahead = case.histories.lifetime[some] - case.T[some]
+    if case.discrete:  # the opportunity at which a customer leaves is not attended
+        kept = np.clip(np.ceil(ahead) - 1, 0, case.horizon)
+        discounted = -np.expm1(-case.delta * kept) / math.expm1(case.delta)
+    else:
+        kept = np.clip(ahead, 0, case.horizon)
+        discounted = -np.expm1(-case.delta * kept) / case.delta
+    for k, found in enumerate((kept, discounted)):
+        assert_mean_zero(found - expected[:, k], "time alive")
+        for T in np.unique(case.T):
+            here = case.T[some] == T
+            assert_mean_zero(found[here] - expected[here, k], f"time alive at age {T}")
+
+
+def test_purchases_and_time_alive_share_the_discount(case):
+    """Check 14: p R + δ L = 1 given latents and alive, where a purchase is the last with probability p."""
+    if "p" not in case.family.latents:
+        pytest.skip("purchases do not end a life")
+    family, rng, out = case.family, np.random.default_rng(4), np.zeros(len(case.family.latents))
+    code = Flow(delta=case.delta).code()
+    purchases = family.latent_value or loops.exponential_value
+    presence = family.latent_presence or loops.exponential_presence
+    alive = 0
+    for row in case.some(8):
+        for _ in range(40):
+            family.latent(case.vector, row, rng, out)
+            if out[0]:
+                alive += 1
+                p = out[family.latents.index("p")]
+                # Sums of k roots are right to 1e-8 where p is all but 1 (renewal.py).
+                room = 1e-12 if family.latent_rate is None else 1e-8
+                assert p * purchases(out, code) + case.delta * presence(out, code) == pytest.approx(
+                    1, abs=room
+                )
+    assert alive > 50
+
+
+@pytest.mark.parametrize("level", ["latent", "predictive"])
+def test_cost_averages_to_what_is_expected(valuations, level):
+    """Paid while alive and for a window: the draws' mean is that of level expected, customer by customer."""
+    exact, drawn = (copy.copy(v) for v in valuations)
+    drawn.draws, drawn.spend_draws = drawn.draws[:2000], drawn.spend_draws[:2000]
+    for v in (exact, drawn):
+        v.assumptions = replace(
+            v.assumptions, cost_alive=0.3, cost_addressed=0.1, cost_window=1.7 / v.flow.delta
+        )
+    (mean,), (found,) = exact.expected(), getattr(drawn, level)()
+    order = np.argsort(mean.customers)[np.argsort(np.argsort(found.customers))]
+    error = (found.value - mean.value[order]).T
+    # A customer who is alive in no draw, or as good as never, is worth the cost of the window.
+    never = found.value.std(axis=1) < 1e-12
+    assert np.abs(error[:, never]).max(initial=0.0) < 1e-2 * exact.assumptions.cost_alive / exact.flow.delta
+    assert_mean_zero(error[:, ~never], f"value less cost at level {level}")
+    bands = mean.bands[:, :-1].sum(axis=1)
+    np.testing.assert_allclose(bands, mean.value.sum(axis=0), rtol=1e-7, atol=1e-9)
 
 
 # ---------------------------------------------------------------- units, dress, edges

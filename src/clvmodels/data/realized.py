@@ -11,7 +11,7 @@ import numpy as np
 from clvmodels.artifacts import DAYS_PER_UNIT
 from clvmodels.data import periods
 from clvmodels.data.rows import clean
-from clvmodels.data.sources import opened
+from clvmodels.data.sources import Source, opened
 from clvmodels.data.summary import SUMS, _customer_days, _purchase_days
 from clvmodels.errors import InputError
 
@@ -43,26 +43,31 @@ def realized(
         Accumulated to the end, shape (customer, delta), currency. On a discrete clock purchases
         stand at the end of their period.
     """
-    import ibis
-
     if config.kind == "summary":
         raise InputError("data.kind is summary: what was paid between two dates needs a log of transactions.")
     with opened(config, transactions, None, base, []) as source:
-        cleaned = clean(source, config)
-        rows, end = cleaned.rows, cleaned.holdout_end
-        if end is None:
-            return np.zeros(0, object), np.zeros((0, len(deltas)))
-        counted, per = ("day", DAYS_PER_UNIT[config.time_unit])
-        if config.clock == "discrete":
-            counted, per = config.time_unit, 1.0
-            rows = rows.mutate(day=periods.start_of(rows.day, config.time_unit))
-        days = _purchase_days(_customer_days(rows), config)
-        days = days.filter(days.day > ibis.date(cleaned.end.isoformat()))
-        last = periods.start_of(ibis.date(end.isoformat()), counted)
-        left = periods.between(days.day, last, counted).cast("float64") / per
-        amount = days.amount.cast("float64")
-        sums = {f"at_{k}": (amount * (left * d).exp()).cast(SUMS).sum() for k, d in enumerate(deltas)}
-        found = source.fetch(days.group_by("customer").aggregate(**sums))
+        return realized_of(source, config, deltas)
+
+
+def realized_of(source: Source, config: DataConfig, deltas: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+    """:func:`realized` of a source that is open."""
+    import ibis
+
+    cleaned = clean(source, config)
+    rows, end = cleaned.rows, cleaned.holdout_end
+    if end is None:
+        return np.zeros(0, object), np.zeros((0, len(deltas)))
+    counted, per = ("day", DAYS_PER_UNIT[config.time_unit])
+    if config.clock == "discrete":
+        counted, per = config.time_unit, 1.0
+        rows = rows.mutate(day=periods.start_of(rows.day, config.time_unit))
+    days = _purchase_days(_customer_days(rows), config)
+    days = days.filter(days.day > ibis.date(cleaned.end.isoformat()))
+    last = periods.start_of(ibis.date(end.isoformat()), counted)
+    left = periods.between(days.day, last, counted).cast("float64") / per
+    amount = days.amount.cast("float64")
+    sums = {f"at_{k}": (amount * (left * d).exp()).cast(SUMS).sum() for k, d in enumerate(deltas)}
+    found = source.fetch(days.group_by("customer").aggregate(**sums))
     customer = np.array(found["customer"].to_pylist(), dtype=object)
     revenue = np.array([[float(v) for v in found[name].to_pylist()] for name in sums]).T
     return customer, revenue.reshape(len(customer), len(deltas))

@@ -78,27 +78,37 @@ def summarise(
     more = tuple(name for name in features if name not in config.segments)
     config = config.model_copy(update={"segments": (*config.segments, *more)})
     with opened(config, transactions, margin_column, base, names) as source:
-        if config.kind == "summary":
-            from clvmodels.data.table import read
+        return summary_of(source, config, statistics, more)
 
-            return read(source, config, statistics, more)
-        cleaned = clean(source, config)
-        rows = cleaned.rows
-        if config.clock == "discrete":
-            rows = rows.mutate(day=periods.start_of(rows.day, config.time_unit))
-        all_days = source.keep(_customer_days(rows))
-        facts = source.fetch(_day_facts(all_days)).to_pylist()[0]
-        _refuse_days(source, config, facts, cleaned)
-        days = _purchase_days(all_days, config)
-        excluded = {"customers": 0, "spend": None}
-        if config.exclude:
-            left_out = _excluded(days, config.exclude.repeat_spend_above, cleaned.end)
-            totals = left_out.aggregate(customers=left_out.count(), spend=left_out.spend.sum())
-            excluded = source.fetch(totals).to_pylist()[0]
-            days = source.keep(days.anti_join(left_out, "customer"))
-        table = source.fetch(customers(days, config.time_unit, cleaned.end, statistics, config.clock))
-        daily = source.fetch(_daily(days, cleaned.end))
-        return _assemble(source, config, cleaned, facts, excluded, table, daily, statistics, more)
+
+def summary_of(
+    source: Source,
+    config: DataConfig,
+    statistics: tuple[Statistic, ...] = (),
+    features: tuple[str, ...] = (),
+) -> Summary:
+    """:func:`summarise` of a source that is open; ``features`` are the segments that only covariates need."""
+    if config.kind == "summary":
+        from clvmodels.data.table import read
+
+        return read(source, config, statistics, features)
+    cleaned = clean(source, config)
+    rows = cleaned.rows
+    if config.clock == "discrete":
+        rows = rows.mutate(day=periods.start_of(rows.day, config.time_unit))
+    all_days = source.keep(_customer_days(rows))
+    facts = source.fetch(_day_facts(all_days)).to_pylist()[0]
+    _refuse_days(source, config, facts, cleaned)
+    days = _purchase_days(all_days, config)
+    excluded = {"customers": 0, "spend": None}
+    if config.exclude:
+        left_out = _excluded(days, config.exclude.repeat_spend_above, cleaned.end)
+        totals = left_out.aggregate(customers=left_out.count(), spend=left_out.spend.sum())
+        excluded = source.fetch(totals).to_pylist()[0]
+        days = source.keep(days.anti_join(left_out, "customer"))
+    table = source.fetch(customers(days, config.time_unit, cleaned.end, statistics, config.clock))
+    daily = source.fetch(_daily(days, cleaned.end))
+    return _assemble(source, config, cleaned, facts, excluded, table, daily, statistics, features)
 
 
 def check(

@@ -15,8 +15,8 @@ histories D. Between an opening (C0, D0) and a closing (C1, D1), τ time units l
                       history was rewritten
 ``periods``           discounting by periods instead of continuously, which all lines above do
 ``purchases, spend``  parameters re-estimated, first of the purchase then of the spend model
-``margin, discount,   one assumption after the other, in this order
-horizon``
+``margin, discount,   one assumption after the other, in this order; or each the average over all
+horizon``             orders (Shapley)
 ``model``             another model class
 ====================  =======================================================================
 
@@ -38,6 +38,8 @@ from typing import Any, Literal
 import numpy as np
 
 from clvmodels.artifacts import DAYS_PER_UNIT, Assumptions, Posterior, Segment, Summary, interval
+from clvmodels.equity import newcomers
+from clvmodels.equity.shapley import contributions
 from clvmodels.errors import InputError
 from clvmodels.models import registry
 from clvmodels.numerics import loops
@@ -47,13 +49,15 @@ from clvmodels.value.stream import spend_statistics
 from clvmodels.value.threads import ordered
 
 Basis = Literal["closing", "opening"]
-Scope = Literal["existing", "with_acquired"]
+Scope = Literal["existing", "with_acquired", "total"]
+Attribution = Literal["sequential", "shapley"]
 BASES: tuple[Basis, ...] = ("closing", "opening")
 MOVEMENTS = (
     *("unwinding", "release", "bought", "silent", "basket"),
     *("new", "horizon_roll", "perimeter", "periods"),
 )
-REVISIONS = ("purchases", "spend", "margin", "discount", "horizon", "model")
+ASSUMPTIONS = ("margin", "discount", "horizon")
+REVISIONS = ("purchases", "spend", *ASSUMPTIONS, "model")
 LINES = ("opening", *MOVEMENTS, *REVISIONS, "closing")
 ORDER: Mapping[Basis, tuple[str, ...]] = {
     "opening": LINES,
@@ -61,7 +65,8 @@ ORDER: Mapping[Basis, tuple[str, ...]] = {
 }
 """Lines of a basis in the order in which they lead from opening to closing."""
 KINDS = ("bought", "silent", "new", "vanished", "appeared", "rewritten")
-SCOPES: tuple[Scope, ...] = ("existing", "with_acquired")
+SCOPES: tuple[Scope, ...] = ("existing", "with_acquired", "total")
+ATTRIBUTIONS: tuple[Attribution, ...] = ("sequential", "shapley")
 
 _TILE = 256
 _SAME_TIME = 1e-6  # durations in time units that differ by less are equal
@@ -97,6 +102,9 @@ class Movement:
         and what leads from one to the other.
     acquired
         The part of ``lines`` that belongs to customers acquired between the dates.
+    newcomers
+        Line ``new`` in the parts of :mod:`clvmodels.equity.newcomers`, shape (draw,) each, and
+        ``periods`` where discounting is not continuous; empty where nobody was acquired.
     segments
         Column → (labels, shape (line, segment, draw)).
     margin_expected, margin_existing, margin_acquired
@@ -111,6 +119,7 @@ class Movement:
     basis: Basis
     lines: np.ndarray
     acquired: np.ndarray
+    newcomers: Mapping[str, np.ndarray]
     segments: Mapping[str, tuple[tuple[str, ...], np.ndarray]]
     margin_expected: np.ndarray
     margin_existing: float
@@ -128,6 +137,25 @@ class Movement:
         return opening if self.basis == "opening" else opening + _sum(self.lines, REVISIONS)
 
 
+@dataclass(frozen=True)
+class FutureEquity:
+    """Equity of customers not yet acquired, net of what acquiring them costs.
+
+    Attributes
+    ----------
+    opening, closing
+        At the two dates, shape (draw,), currency.
+    release
+        The part of ``opening`` that was to be acquired between the dates, accumulated to the closing:
+        value at the closing and margin until then, less acquisition cost, all as expected at the
+        opening, shape (draw,), currency. Without a surprise closing = e^(δτ) opening - release.
+    """
+
+    opening: np.ndarray
+    closing: np.ndarray
+    release: np.ndarray
+
+
 @dataclass(frozen=True, kw_only=True)
 class Return:
     """Return on the equity of the opening, (cash + change of equity) / opening, per draw.
@@ -140,8 +168,9 @@ class Return:
         Cash + change of equity - hurdle × opening, currency: value created beyond the hurdle.
     parts
         Line → share of the opening. In the place of ``release`` stands ``margin_variance``, realized
-        less expected margin; acquired customers bring ``margin_acquired`` and ``acquisition_cost``.
-        They add up to ``value``.
+        less expected margin; acquired customers bring ``margin_acquired`` and ``acquisition_cost``;
+        future customers bring ``future_unwinding``, ``future_release`` (what was expected of those
+        who were to be acquired since) and ``future_revision``. They add up to ``value``.
     defined
         False where the opening, or its 95 % interval, is not above zero.
     """
@@ -172,6 +201,8 @@ class Bridge:
         How draws of the two posteriors were paired: ``independent``, ``comonotone``, ``identical``
         (one and the same posterior) or ``point`` (at least one parameter vector). It decides the
         intervals of lines that compare the two, and slightly how their sum is split over them.
+    attribution
+        ``sequential``: changed assumptions one after the other; ``shapley``: averaged over all orders.
     elapsed
         τ in time units; ``years`` the same in years.
     counts
@@ -186,6 +217,7 @@ class Bridge:
 
     movements: Mapping[Basis, Movement]
     coupling: str
+    attribution: Attribution
     elapsed: float
     years: float
     counts: Mapping[str, int]
@@ -213,6 +245,7 @@ def build(
     *,
     refitted: Posterior | None = None,
     coupling: Literal["independent", "comonotone"] = "independent",
+    attribution: Attribution = "sequential",
     revenue: np.ndarray | None = None,
     alert: float | None = None,
     seed: int = 0,
@@ -228,6 +261,8 @@ def build(
     coupling
         How draws of the opening's and the closing's posterior meet: in random order, or sorted by
         V(C1; D1, ·, opening's assumptions).
+    attribution
+        How changed assumptions share their common effect, see :class:`Bridge`.
     revenue
         Revenue of each of the closing's customers between the dates, accumulated to the closing at
         the opening's and at the closing's δ, shape (customer, 2). Left out: from the differences
@@ -256,7 +291,7 @@ def build(
     kinds = _kinds(opening.summary, closing.summary)
     tau = kinds.elapsed
     posteriors, how = _coupled(opening, closing, refitted, coupling, seed)
-    plan = _Plan(opening, closing, posteriors, kinds)
+    plan = _Plan(opening, closing, posteriors, kinds, attribution)
     exact = revenue is not None
     earned = revenue if revenue is not None else _even(opening, closing, kinds)
     if alert is None:
@@ -269,6 +304,7 @@ def build(
     acquired = {basis: np.zeros((len(LINES), draws)) for basis in BASES}
     expected = {basis: np.zeros(draws) for basis in BASES}
     cash = {basis: np.zeros(2) for basis in BASES}
+    smooth_new = {basis: np.zeros(draws) for basis in BASES}
     found: list[dict[str, Any]] = []
 
     def work(tile: _Tile) -> tuple[_Tile, dict[Basis, np.ndarray], dict[Basis, Any], dict[str, Any]]:
@@ -291,16 +327,18 @@ def build(
             got = np.zeros(len(tile))
             if tile.at_closing:
                 got = states.margins[side] * earned[tile.new, side]
-            paid[basis] = (got, -block[LINES.index("release"), 0])
+            fresh = states.smooth(basis).sum(axis=0) if tile.kind == "new" else None
+            paid[basis] = (got, -block[LINES.index("release"), 0], fresh)
         return tile, reduced, paid, states.details(alert, paid["opening"][0])
 
     for tile, reduced, paid, details in ordered(work, kinds.tiles(), threads):
         for basis in BASES:
             sums[basis] += reduced[basis]
-            got, due = paid[basis]
+            got, due, fresh = paid[basis]
             expected[basis] += due
             if tile.kind == "new":
                 acquired[basis] += reduced[basis][:, 0]
+                smooth_new[basis] += fresh
             cash[basis][int(tile.kind == "new")] += got.sum()
         found.append(details)
 
@@ -314,6 +352,7 @@ def build(
             basis=basis,
             lines=lines,
             acquired=acquired[basis],
+            newcomers=plan.newcomers(basis, smooth_new[basis], acquired[basis][LINES.index("new")]),
             segments=segments,
             margin_expected=expected[basis],
             margin_existing=float(cash[basis][0]),
@@ -324,6 +363,7 @@ def build(
     return Bridge(
         movements=movements,
         coupling=how,
+        attribution=attribution,
         elapsed=tau,
         years=tau / closing.assumptions.units_per_year,
         counts={kind: len(kinds.old[kind]) for kind in KINDS},
@@ -341,6 +381,7 @@ def return_on_customer(
     *,
     revised: bool = True,
     acquisition_cost: float = 0.0,
+    future: FutureEquity | None = None,
 ) -> Return:
     """(Cash from customers + change of equity) / opening equity over the period between the dates.
 
@@ -350,21 +391,35 @@ def return_on_customer(
     Parameters
     ----------
     scope
-        The opening's customers, or those and the customers acquired since, net of ``acquisition_cost``.
+        The opening's customers; those and the customers acquired since, net of ``acquisition_cost``;
+        or, with ``future``, also the customers still to be acquired at either date (the scope of
+        Peppers and Rogers), where acquisition that had been planned is no new value.
     revised
         With the opening as published and all lines, or without the lines ``REVISIONS``, from
         ``movement.start``: what was achieved, apart from what is now thought differently.
     acquisition_cost
         Spent on acquisition between the dates, accumulated to the closing date, currency.
+    future
+        Needed for scope ``total``, and for no other. Without revisions its line ``future_revision``
+        is left out too.
     """
-    lines = movement.lines if scope == "with_acquired" else movement.lines - movement.acquired
+    if (future is None) == (scope == "total"):
+        raise ValueError("scope total, and no other, needs the equity of future customers")
+    lines = movement.lines - movement.acquired if scope == "existing" else movement.lines
     start = movement["opening"] if revised else movement.start
     names = (*MOVEMENTS, *REVISIONS) if revised else MOVEMENTS
     gains = {name: lines[LINES.index(name)] for name in names}
     gains["margin_variance"] = movement.margin_existing + gains.pop("release")
-    if scope == "with_acquired":
+    if scope != "existing":
         gains["margin_acquired"] = np.full(len(start), movement.margin_acquired)
         gains["acquisition_cost"] = np.full(len(start), -float(acquisition_cost))
+    if future is not None:
+        due = (1 + movement.hurdle) * future.opening - future.release
+        gains["future_unwinding"] = movement.hurdle * future.opening
+        gains["future_release"] = -future.release
+        if revised:
+            gains["future_revision"] = future.closing - due
+        start = start + future.opening
     gain = np.sum(list(gains.values()), axis=0)
     low = interval(start, 0.95)[0] if len(start) > 1 else start.min()
     defined = bool(start.mean() > 0 and low > 0)
@@ -488,22 +543,36 @@ def _groups(
     return codes, labels
 
 
-def _even(opening: Side, closing: Side, kinds: _Kinds) -> np.ndarray:
-    """Revenue between the dates from the summaries, accumulated as if it came evenly."""
-    a, b = opening.summary, closing.summary
-    before = np.zeros(len(b))
-    total = b["frequency"] * np.nan_to_num(b["monetary_value"])
+def paid_between(opening: Summary, closing: Summary) -> tuple[np.ndarray, np.ndarray]:
+    """What customers paid between two summaries, by the difference of their histories.
+
+    Returns
+    -------
+    customer
+        Positions at the closing of customers who can be followed: bought, silent and new.
+    revenue
+        Shape (customer,), not accumulated, currency.
+    """
+    return _paid_between(opening, closing, _kinds(opening, closing))
+
+
+def _paid_between(a: Summary, b: Summary, kinds: _Kinds) -> tuple[np.ndarray, np.ndarray]:
+    known = np.concatenate([kinds.new[kind] for kind in ("bought", "silent", "new")])
+    revenue = b["frequency"] * np.nan_to_num(b["monetary_value"])
     for kind in ("bought", "silent"):
         old, new = kinds.old[kind], kinds.new[kind]
-        before[new] = a["frequency"][old] * np.nan_to_num(a["monetary_value"][old])
-    total[kinds.new["new"]] += b["first_amount"][kinds.new["new"]]
-    revenue = total - before
-    for kind in ("rewritten", "appeared"):
-        revenue[kinds.new[kind]] = 0.0
-    out = np.empty((len(b), 2))
+        revenue[new] -= a["frequency"][old] * np.nan_to_num(a["monetary_value"][old])
+    revenue[kinds.new["new"]] += b["first_amount"][kinds.new["new"]]
+    return known, revenue[known]
+
+
+def _even(opening: Side, closing: Side, kinds: _Kinds) -> np.ndarray:
+    """Revenue between the dates from the summaries, accumulated as if it came evenly."""
+    known, revenue = _paid_between(opening.summary, closing.summary, kinds)
+    out = np.zeros((len(closing.summary), 2))
     for k, side in enumerate((opening, closing)):
         grown = side.assumptions.delta * kinds.elapsed
-        out[:, k] = revenue * (np.expm1(grown) / grown if grown else 1.0)
+        out[known, k] = revenue * (np.expm1(grown) / grown if grown else 1.0)
     return out
 
 
@@ -614,19 +683,33 @@ class _Plan:
     """Tables for both dates under every posterior, and the flows that the lines need."""
 
     def __init__(
-        self, opening: Side, closing: Side, posteriors: tuple[Posterior, ...], kinds: _Kinds
+        self,
+        opening: Side,
+        closing: Side,
+        posteriors: tuple[Posterior, ...],
+        kinds: _Kinds,
+        attribution: Attribution,
     ) -> None:
-        self.sides, tau = (opening, closing), kinds.elapsed
+        self.sides, self.kinds, self.attribution = (opening, closing), kinds, attribution
+        self.posteriors, tau = posteriors, kinds.elapsed
         assumptions = [side.assumptions for side in self.sides]
         old, new = (_plain(valuation_flow(a)) for a in assumptions)
         self.full = (old, replace(new, horizon=old.horizon), new)
         """As at the opening; with the closing's discounting; with the closing's horizon too."""
+        self.mixed = {
+            (False, False): old,
+            (True, False): self.full[1],
+            (False, True): replace(old, horizon=new.horizon),
+            (True, True): new,
+        }
+        """By whether discounting, and whether the horizon, are the closing's."""
         smooth = [Flow(delta=f.delta, horizon=f.horizon) for f in (old, new)]
         self.smooth = tuple(smooth)
         self.within = tuple(replace(f, horizon=min(tau, f.horizon)) for f in smooth)
         self.left = tuple(replace(f, horizon=max(f.horizon - tau, 0.0)) for f in smooth)
         self.growth = tuple(float(np.exp(a.delta * tau)) for a in assumptions)
-        flows = list(dict.fromkeys([*self.full, *self.smooth, *self.within, *self.left]))
+        orders = self.mixed.values() if attribution == "shapley" else self.full
+        flows = list(dict.fromkeys([*orders, *self.smooth, *self.within, *self.left]))
         self.place = {flow: k for k, flow in enumerate(flows)}
         made: dict[tuple[int, int], tuple[_Purchases, _Spend]] = {}
         for date, side in enumerate(self.sides):
@@ -648,6 +731,25 @@ class _Plan:
             else:
                 first = last if old.margin_of_other is None else old.margin_of_other[tile.new]
         return _States(self, tile, (first, last), old.summary.customer, new.summary.customer)
+
+    def newcomers(self, basis: Basis, smooth: np.ndarray, line: np.ndarray) -> dict[str, np.ndarray]:
+        """The line ``new`` in parts, each of shape (draw,); ``smooth`` is it discounted continuously."""
+        fresh = self.kinds.new["new"]
+        if not len(fresh):
+            return {}
+        model, side = (2, 1) if basis == "closing" else (0, 0)
+        posterior = self.posteriors[model]
+        everybody = self.states(_Tile("new", self.kinds.old["new"], fresh))
+        parts = newcomers.since_acquired(
+            (registry.purchases(posterior.purchases.family), registry.spend(posterior.spend.family)),
+            posterior.pairs(),
+            self.smooth[side],
+            self.sides[1].summary["T"][fresh],
+            everybody.margins[side],
+            smooth,
+        )
+        periodic = self.full[model] != self.smooth[side]
+        return parts | ({"periods": line - smooth} if periodic else {})
 
 
 class _States:
@@ -707,6 +809,11 @@ class _States:
         """Model, side, margin and full flow that the movements of a basis use."""
         return (2, 1, 1, self.plan.full[2]) if basis == "closing" else (0, 0, 0, self.plan.full[0])
 
+    def smooth(self, basis: Basis) -> np.ndarray:
+        """Value at the closing, discounted continuously, shape (customer, draw)."""
+        model, side, margin, _ = self._settings(basis)
+        return self.value(1, model, model, margin, self.plan.smooth[side])
+
     def _carried(self, basis: Basis) -> dict[str, np.ndarray]:
         """What was expected to happen to the opening's customers."""
         model, side, margin, full = self._settings(basis)
@@ -746,19 +853,34 @@ class _States:
 
     def _revised(self, date: int) -> dict[str, np.ndarray]:
         """Parameters, assumptions and model, one after the other, at one date."""
-        f = self.plan.full
-        steps: tuple[tuple[str, tuple[int, int, int, Flow]], ...] = (
-            ("", (0, 0, 0, f[0])),
-            ("purchases", (1, 0, 0, f[0])),
-            ("spend", (1, 1, 0, f[0])),
-            ("margin", (1, 1, 1, f[0])),
-            ("discount", (1, 1, 1, f[1])),
-            ("horizon", (1, 1, 1, f[2])),
-            ("model", (2, 2, 1, f[2])),
-        )
-        out, before = {}, self.value(date, *steps[0][1])
-        for name, state in steps[1:]:
-            after = self.value(date, *state)
+        flow = self.plan.full[0]
+        published = self.value(date, 0, 0, 0, flow)
+        repurchased = self.value(date, 1, 0, 0, flow)
+        refitted = self.value(date, 1, 1, 0, flow)
+        out = {"purchases": repurchased - published, "spend": refitted - repurchased}
+        out |= self._assumed(date)
+        reassumed = self.value(date, 1, 1, 1, self.plan.full[2])
+        return out | {"model": self.value(date, 2, 2, 1, self.plan.full[2]) - reassumed}
+
+    def _assumed(self, date: int) -> dict[str, np.ndarray]:
+        """Assumptions: one after the other, or each averaged over all orders."""
+
+        def value(changed: frozenset[str]) -> np.ndarray:
+            flow = self.plan.mixed["discount" in changed, "horizon" in changed]
+            return self.value(date, 1, 1, int("margin" in changed), flow)
+
+        if self.plan.attribution == "shapley":
+            old, new = self.plan.full[0], self.plan.full[2]
+            moved = {
+                "margin": not np.array_equal(*self.margins),
+                "discount": replace(old, horizon=new.horizon) != new,
+                "horizon": old.horizon != new.horizon,
+            }
+            changes = [name for name in ASSUMPTIONS if moved[name]]
+            return contributions(changes, value) if changes else {}
+        out, before = {}, value(frozenset())
+        for k, name in enumerate(ASSUMPTIONS, start=1):
+            after = value(frozenset(ASSUMPTIONS[:k]))
             out[name] = after - before
             before = after
         return out

@@ -11,26 +11,37 @@ import numpy as np
 
 from clvmodels.numerics import loops
 
-_BINS = 2048
-_DECADES = 10.0  # bins span 1e-10 .. 1e10 of the typical value, 2.3 % wide each
+_OCTAVES = 32  # bins span 2^-32 .. 2^32 of the typical value: ten decades either way
+_PER_OCTAVE = 32
 
 
 class Histogram:
-    """Per-draw histogram of customer values in log value.
+    """Per-draw histogram of customer values in powers of two.
 
-    Values within a bin differ by at most 2.3 %, which moves a Gini coefficient by less than
+    Values within a bin differ by at most 3.1 %, which moves a Gini coefficient by less than
     0.0001. Zeros share one bin; Gini and shares are of the non-negative part of value.
     """
 
     def __init__(self, draws: int, typical: float) -> None:
-        self._low = np.log(typical) - _DECADES * np.log(10)
-        self._per_bin = (_BINS - 2) / (2 * _DECADES * np.log(10))
-        self.count = np.zeros((draws, _BINS))
-        self.amount = np.zeros((draws, _BINS))
+        lowest = np.array(max(typical * 2.0**-_OCTAVES, np.finfo(float).tiny))
+        self._first = int(lowest.view(np.int64) >> 47) - 1
+        shape = (2 * _OCTAVES * _PER_OCTAVE, draws)
+        self._count, self._amount = np.zeros(shape), np.zeros(shape)
 
-    def add(self, value: np.ndarray) -> None:
-        """Add one tile, shape (customer, draw)."""
-        loops.histogram(value, self._low, self._per_bin, self.count, self.amount)
+    def add(self, value: np.ndarray, members: np.ndarray | None = None) -> None:
+        """Add one tile, shape (row, draw), each row ``members`` times."""
+        members = np.ones(len(value)) if members is None else members.astype(float)
+        loops.histogram(value, value.view(np.int64), members, self._first, self._count, self._amount)
+
+    @property
+    def count(self) -> np.ndarray:
+        """Customers, shape (draw, bin)."""
+        return self._count.T
+
+    @property
+    def amount(self) -> np.ndarray:
+        """Their value, shape (draw, bin)."""
+        return self._amount.T
 
     def lorenz(self, shares: np.ndarray) -> np.ndarray:
         """Share of value held by the best ``shares`` of customers, shape (draw, share).

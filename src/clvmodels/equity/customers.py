@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,16 @@ from clvmodels.value import Tile
 QUANTILES = (0.05, 0.25, 0.50, 0.75, 0.95)
 
 
+def quantiles(values: np.ndarray, probabilities: Sequence[float]) -> np.ndarray:
+    """``np.quantile(values, probabilities, axis=1)`` by sorting, which is quicker for several."""
+    ordered = np.sort(values, axis=1)
+    place = np.array(probabilities) * (values.shape[1] - 1)
+    low = np.floor(place).astype(int)
+    high = np.minimum(low + 1, values.shape[1] - 1)
+    below, above = ordered[:, low].T, ordered[:, high].T
+    return below + (above - below) * (place - low)[:, None]
+
+
 class CustomerTable:
     """Collects mean, sd and quantiles of every customer's value at level expected."""
 
@@ -19,18 +30,21 @@ class CustomerTable:
         self._customers, self._draws = customers, draws
         self._columns: dict[str, np.ndarray] = {}
 
-    def add(self, tile: Tile) -> None:
-        """Add one tile of level expected."""
+    def columns(self, tile: Tile) -> dict[str, np.ndarray]:
+        """Means, sds and quantiles of one tile of level expected, by kind of customer."""
         columns = dict(tile.details or {})
-        columns["value_mean"] = tile.value.mean(axis=1)
+        columns["value_mean"] = tile.distinct.mean(axis=1)
         if self._draws > 1:
-            columns["value_sd"] = tile.value.std(axis=1, ddof=1)
-            quantiles = np.quantile(tile.value, QUANTILES, axis=1)
-            columns |= {
-                f"value_q{q:02.0f}": row for q, row in zip(np.array(QUANTILES) * 100, quantiles, strict=True)
-            }
+            columns["value_sd"] = tile.distinct.std(axis=1, ddof=1)
+            for q, column in zip(QUANTILES, quantiles(tile.distinct, QUANTILES), strict=True):
+                columns[f"value_q{100 * q:02.0f}"] = column
+        return columns
+
+    def add(self, tile: Tile, columns: dict[str, np.ndarray]) -> None:
+        """Keep the columns of one tile for each of its customers."""
         for name, column in columns.items():
-            self._columns.setdefault(name, np.empty(self._customers))[tile.customers] = column
+            kept = self._columns.setdefault(name, np.empty(self._customers))
+            kept[tile.customers] = column if tile.kind is None else column[tile.kind]
 
     def __getitem__(self, name: str) -> np.ndarray:
         return self._columns[name]

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from clvmodels.artifacts import Check, FamilyPosterior, Posterior
+from clvmodels.numerics.special import ranks
 
 R_HAT_MAX = 1.01
 """Vehtari, Gelman, Simpson, Carpenter and Bürkner (2021), Bayesian Analysis 16(2), section 4."""
@@ -36,15 +37,15 @@ def ess(draws: np.ndarray, *copies: np.ndarray) -> dict[str, float]:
     over the groups of both (the two-way clustered variance). Bulk takes it of normal
     scores of the ranks, tail of the indicators of the 5 % and 95 % quantiles, the lower of both.
     """
-    from arviz_stats.base import array_stats
     from scipy.special import ndtri
-    from scipy.stats import rankdata
 
     if not copies:
+        from arviz_stats.base import array_stats
+
         tail = array_stats.ess(draws, method="tail", prob=(0.05, 0.95))
         return {"bulk": float(array_stats.ess(draws, method="bulk")), "tail": float(tail)}
     flat = draws.ravel()
-    scores = ndtri((rankdata(flat) - 0.375) / (len(flat) + 0.25))
+    scores = ndtri((ranks(flat) - 0.375) / (len(flat) + 0.25))
     low, high = np.quantile(flat, [0.05, 0.95])
     return {
         "bulk": _ess_of_mean(scores, copies),
@@ -81,8 +82,6 @@ def diagnose(
     given
         Parameters that are not estimated.
     """
-    from arviz_stats.base import array_stats
-
     found: dict[str, Any] = {kind: dict.fromkeys(names) for kind in ("ess_bulk", "ess_tail", "r_hat")}
     copies = (copies_of(draws[0]),) if independent else ()
     for j, name in enumerate(names):
@@ -91,6 +90,8 @@ def diagnose(
             sizes = ess(column, *copies)
             found["ess_bulk"][name], found["ess_tail"][name] = sizes["bulk"], sizes["tail"]
             if not independent:
+                from arviz_stats.base import array_stats
+
                 stuck = column.min() == column.max()
                 found["r_hat"][name] = float("nan") if stuck else float(array_stats.rhat(column))
     return found

@@ -19,8 +19,8 @@ from numba import float64, types, void
 
 from clvmodels.models import _beta_geometric as beta_geometric
 from clvmodels.models.family import Parameter, Statistic, compiled
-from clvmodels.numerics.renewal import mixed_renewal_rates, renewal_rate, renewal_value
-from clvmodels.numerics.special import beta_power_mean, logistic_of_difference
+from clvmodels.numerics.renewal import mixed_renewal_rates, renewal_presence, renewal_rate, renewal_value
+from clvmodels.numerics.special import against, beta_power_mean
 
 MOST = 8
 
@@ -68,8 +68,8 @@ def phase_count(draws):
 @compiled.phase_weights
 def phase_weights(theta, stats, out):
     """Γ(R+j)/(Γ(R) j!) y^j / S for each phase j < k."""
-    k, r, alpha, _, _ = theta
-    x, t_x, T = stats
+    k, r, alpha = theta[0], theta[1], theta[2]
+    x, t_x, T = stats[0], stats[1], stats[2]
     R, y = r + k * x, (T - t_x) / (alpha + T)
     S, out[0] = 1.0, 1.0
     for j in range(1, int(k)):
@@ -82,21 +82,20 @@ def phase_weights(theta, stats, out):
 @numba.njit(float64(_vector, _vector, float64), cache=True)
 def p_alive(theta, stats, n):
     """1 / (1 + a/(b+n-1) ((α+T)/(α+t_x))^R / S)."""
-    k, r, alpha, a, b = theta
-    x, t_x, T = stats
+    k, r, alpha, a, b = theta[0], theta[1], theta[2], theta[3], theta[4]
+    x, t_x, T = stats[0], stats[1], stats[2]
     if n == 0.0:
         return 1.0
     R, y, S = r + k * x, (T - t_x) / (alpha + T), 1.0
     for j in range(int(k) - 1, 0, -1):
         S = 1.0 + (R + j - 1.0) / j * y * S
-    odds = math.log(a / (b + n - 1.0)) + R * math.log((alpha + T) / (alpha + t_x))
-    return logistic_of_difference(odds, math.log(S))
+    return against(a / (b + n - 1.0) / S, R * math.log((alpha + T) / (alpha + t_x)))
 
 
 @numba.njit(void(_vector, float64, float64, float64, float64, _vector), cache=True)
 def phase_rates(theta, x, T, n, s, out):
     """E[rate(s) | alive, phase j] into ``out[j]``: λ ~ Gamma(R+j, A), p ~ Beta(a, b+n)."""
-    k, r, alpha, a, b = theta
+    k, r, alpha, a, b = theta[0], theta[1], theta[2], theta[3], theta[4]
     R, A = r + k * x, alpha + T
     if k == 1.0:
         out[0] = R / A * beta_power_mean(R + 1.0, a, b + n, s / A)
@@ -119,14 +118,25 @@ def rate(theta, stats, n, s):
     return total
 
 
+@numba.njit(void(_vector, float64, float64, float64, float64, _vector), cache=True)
+def phase_leaving(theta, x, T, n, s, out):
+    """E[p rate(s) | alive, phase j] into ``out[j]``: p times a beta's density is that of a + 1."""
+    a, b = theta[3], theta[4]
+    raised = theta.copy()
+    raised[3] = a + 1.0
+    phase_rates(raised, x, T, n, s, out)
+    for j in range(int(theta[0])):
+        out[j] *= a / (a + b + n)
+
+
 LATENTS = ("alive", "intensity", "decay", "p", "phase", "k")
 
 
 @numba.njit(void(_vector, _vector, float64, float64, _generator, _vector), cache=True)
 def draw(theta, stats, alive, n, rng, out):
     """alive; the phase of the running gap; λ and p given these. intensity is λ/k, decay λp/k."""
-    k, r, alpha, a, b = theta
-    x, t_x, T = stats
+    k, r, alpha, a, b = theta[0], theta[1], theta[2], theta[3], theta[4]
+    x, t_x, T = stats[0], stats[1], stats[2]
     R, phase = r + k * x, 0.0
     if rng.random() < alive:
         out[0] = 1.0
@@ -161,6 +171,13 @@ def latent_value(latents, code):
     """The same, discounted and summed."""
     k = latents[5]
     return renewal_value(k, latents[4], latents[1] * k, latents[3], code)
+
+
+@compiled.latent_presence
+def latent_presence(latents, code):
+    """Time alive, discounted: given λ and p a purchase that is the last comes at p times the rate."""
+    k = latents[5]
+    return renewal_presence(k, latents[4], latents[1] * k, latents[3], code)
 
 
 @compiled.gap

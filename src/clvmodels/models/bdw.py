@@ -35,7 +35,7 @@ _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(20)
 @numba.njit(float64(types.Array(float64, 1, "C"), float64), cache=True)
 def log_lost(theta, t):
     """-log S(t) and a constant: log Γ(γ+δ+t^c) - log Γ(δ+t^c), which is γ log t^c in the far tail."""
-    gamma, delta, c = theta
+    gamma, delta, c = theta[0], theta[1], theta[2]
     log_power = c * math.log(t) if t > 0.0 else -math.inf
     return gamma * log_power if log_power > _FAR else log_rising(delta + math.exp(log_power), gamma)
 
@@ -66,6 +66,12 @@ def rate(theta, stats, s):
     return math.exp(log_lost(theta, stats[1]) - log_lost(theta, stats[1] + s))
 
 
+@compiled.survival
+def alive_at(theta, stats, s):
+    """A living contract is one that is renewed."""
+    return rate(theta, stats, s)
+
+
 @compiled.total
 def total(theta, stats):
     """Sum of S(T+s)/S(T) over s = 1, 2, ..., finite for cγ > 1.
@@ -74,7 +80,7 @@ def total(theta, stats):
     (Euler and Maclaurin's formula with its first correction), in panels of log t until S(t) is
     its own power law, whose integral is known.
     """
-    gamma, delta, c = theta
+    gamma, delta, c = theta[0], theta[1], theta[2]
     T = stats[1]
     found = 0.0
     for s in range(1, _DIRECT + 1):
@@ -97,7 +103,7 @@ def latent(theta, stats, rng, out):
     The missed one has probability 1 - (1-θ)^k with k = (x+1)^c - x^c, which is at most
     kθ(1-θ)^(k-1) for k < 1, kθ for k >= 1, and 1: the proposal is the tightest of these.
     """
-    gamma, delta, c = theta
+    gamma, delta, c = theta[0], theta[1], theta[2]
     x = stats[0]
     out[0] = p_alive(theta, stats)
     out[1] = 1.0
@@ -132,7 +138,7 @@ def latent_rate(latents, s):
 @compiled.latent_value
 def latent_value(latents, code):
     """That rate discounted and summed: like :func:`total`, until the horizon or until it has faded."""
-    _, _, rho, horizon, _, offset = code
+    rho, horizon, offset = code[2], code[3], code[5]
     c, T = latents[3], latents[4]
     end = math.inf if horizon == math.inf else math.floor(horizon + 1e-9)
     found, s = 0.0, 1.0
@@ -241,6 +247,7 @@ FAMILY = PurchaseFamily(
     state=("frequency", "T"),
     p_alive=p_alive,
     rate=rate,
+    survival=alive_at,
     rate_depends_on=("T",),
     converges=lambda draws: bool((draws[:, 0] * draws[:, 2] > 1).all()),
     total=total,
@@ -248,6 +255,7 @@ FAMILY = PurchaseFamily(
     latent=latent,
     latent_rate=latent_rate,
     latent_value=latent_value,
+    latent_presence=latent_value,
     gap=gap,
     simulate=simulate,
     references=(

@@ -77,8 +77,8 @@ def log_likelihood(theta, stats):
 @compiled.p_alive
 def p_alive(theta, stats):
     """P(alive at T | x, t_x, T): the first term of eq. (5) over all of them."""
-    alpha, beta, gamma, delta = theta
-    x, t_x, T = stats
+    alpha, beta, gamma, delta = theta[0], theta[1], theta[2], theta[3]
+    x, t_x, T = stats[0], stats[1], stats[2]
     if t_x >= T:
         return 1.0
     # log of term t_x over the term of the living, which is B(α+x, β+T-x) B(γ, δ+T).
@@ -98,24 +98,30 @@ def p_alive(theta, stats):
 @compiled.rate
 def rate(theta, stats, s):
     """(α+x)/(α+β+T) · B(γ, δ+T+s)/B(γ, δ+T): buys at T+s and has survived the s dropouts before."""
-    alpha, beta, gamma, delta = theta
-    x, _, T = stats
+    alpha, beta, gamma, delta = theta[0], theta[1], theta[2], theta[3]
+    x, T = stats[0], stats[2]
     return (alpha + x) / (alpha + beta + T) * survival(gamma, delta + T, s)
+
+
+@compiled.survival
+def alive_at(theta, stats, s):
+    """B(γ, δ+T+s)/B(γ, δ+T): survives the dropouts before s more opportunities."""
+    return survival(theta[2], theta[3] + stats[2], s)
 
 
 @compiled.total
 def total(theta, stats):
     """E[p | x, T] E[(1-θ)/θ | alive at T], finite for γ > 1."""
-    alpha, beta, gamma, delta = theta
-    x, _, T = stats
+    alpha, beta, gamma, delta = theta[0], theta[1], theta[2], theta[3]
+    x, T = stats[0], stats[2]
     return (alpha + x) / (alpha + beta + T) * (delta + T) / (gamma - 1.0)
 
 
 @compiled.latent
 def latent(theta, stats, rng, out):
     """alive, or the opportunity after which the customer was gone; then p and θ given that."""
-    alpha, beta, gamma, delta = theta
-    x, t_x, T = stats
+    alpha, beta, gamma, delta = theta[0], theta[1], theta[2], theta[3]
+    x, t_x, T = stats[0], stats[1], stats[2]
     if rng.random() < p_alive(theta, stats):
         out[0] = 1.0
         p = rng.beta(alpha + x, beta + T - x)
@@ -258,6 +264,7 @@ FAMILY = PurchaseFamily(
     objection=objection,
     p_alive=p_alive,
     rate=rate,
+    survival=alive_at,
     converges=lambda draws: bool((draws[:, 2] > 1).all()),
     total=total,
     latents=("alive", "intensity", "decay"),

@@ -45,10 +45,16 @@ def phase_rates(theta, stats, s, out):
     erlang.phase_rates(theta, stats[0], stats[2], stats[0], s, out)
 
 
+@compiled.phase_rates
+def phase_leaving(theta, stats, s, out):
+    """E[p rate(s) | alive, j] for each j < k: the rate of purchases that are the last."""
+    erlang.phase_leaving(theta, stats[0], stats[2], stats[0], s, out)
+
+
 @compiled.total
 def total(theta, stats):
     """E[1/p | alive] = (a+b+x-1)/(a-1), finite for a > 1."""
-    _, _, _, a, b = theta
+    a, b = theta[3], theta[4]
     return (a + b + stats[0] - 1.0) / (a - 1.0)
 
 
@@ -75,12 +81,15 @@ FAMILY = PurchaseFamily(
     rate=rate,
     rate_depends_on=("frequency", "recency", "T"),
     phases=Phases(count=erlang.phase_count, weights=erlang.phase_weights, rates=phase_rates),
+    leaving=Phases(count=erlang.phase_count, weights=erlang.phase_weights, rates=phase_leaving),
+    dropout="purchase",
     converges=erlang.converges,
     total=total,
     latents=erlang.LATENTS,
     latent=latent,
     latent_rate=erlang.latent_rate,
     latent_value=erlang.latent_value,
+    latent_presence=erlang.latent_presence,
     gap=erlang.gap,
     transfer=beta_geometric.transfer,
     simulate=partial(beta_geometric.simulate, first_may_be_last=False),

@@ -15,7 +15,7 @@ Numba scalars (``p_alive``, ``rate``, ``latent``, ``gap``, ...)
     decorated with :data:`compiled`, which fixes their signature, so that a shared loop
     takes them as first-class functions and loads from Numba's cache. ``theta`` is one
     draw in the order of ``parameters``; ``stats`` one row in the order of ``state`` (spend
-    families: of ``statistics``).
+    families: of ``statistics``). They are read by index: ``r, alpha = theta`` costs 50 ns.
 ``simulate``
     NumPy, from the story of the model alone. It must not reuse the likelihood's algebra,
     because simulator and likelihood are each other's proof.
@@ -220,12 +220,15 @@ SIGNATURES = {
     "p_alive": float64(_vector, _vector),
     "rate": float64(_vector, _vector, float64),
     "rates": void(_vector, _vector, _vector, _vector),
+    "survival": float64(_vector, _vector, float64),
+    "survivals": void(_vector, _vector, _vector, _vector),
     "total": float64(_vector, _vector),
     "phase_weights": void(_vector, _vector, _vector),
     "phase_rates": void(_vector, _vector, float64, _vector),
     "latent": void(_vector, _vector, _generator, _vector),
     "latent_rate": float64(_vector, float64),
     "latent_value": float64(_vector, _vector),
+    "latent_presence": float64(_vector, _vector),
     "gap": float64(_vector, float64, _generator),
     "expected_spend": float64(_vector, _vector),
     "basket": float64(_vector, _generator),
@@ -362,6 +365,17 @@ class PurchaseFamily(Family):
     phases
         For a rate that depends on recency through :class:`Phases` alone: the table is made
         for each phase, without recency.
+    survival
+        ``(theta, stats, s)``: probability of being alive at T + s *given alive at T*; on a discrete
+        clock at opportunity s. It depends on the statistics that ``rate`` depends on.
+    survivals
+        ``(theta, stats, times, out)``: writes ``survival`` at many times.
+    leaving
+        In the place of ``survival`` where only purchases end a life and survival has no closed form:
+        as ``phases``, but the rate of purchases that are the last.
+    dropout
+        What a customer's risk of leaving goes with: ``purchase``, each of which may be the last, so
+        that one who buys more often leaves sooner; or ``time``.
     converges
         ``theta array -> bool``: whether the undiscounted infinite sum of ``rate`` is finite.
     total
@@ -378,6 +392,9 @@ class PurchaseFamily(Family):
     latent_value
         ``(latents, code)``: that rate discounted and summed as ``Flow.code`` says, where it has
         a closed form; without one it is summed at the nodes of the schedule.
+    latent_presence
+        ``(latents, code)``: discounted time alive given latents and alive, for families whose latent
+        rate is not exponential; otherwise it follows from ``decay``.
     gap
         ``(latents, s, rng)``: given alive at s (0: the origin; otherwise the time of the
         latest purchase), the waiting time to the next purchase. If there is none, ``inf`` where
@@ -393,12 +410,17 @@ class PurchaseFamily(Family):
     rates: Callable[..., None] | None = None
     rate_depends_on: tuple[str, ...] = ("frequency", "T")
     phases: Phases | None = None
+    survival: Callable[..., float] | None = None
+    survivals: Callable[..., None] | None = None
+    leaving: Phases | None = None
+    dropout: Literal["purchase", "time"] = "time"
     converges: Callable[[np.ndarray], bool]
     total: Callable[..., float]
     latents: tuple[str, ...]
     latent: Callable[..., None]
     latent_rate: Callable[..., float] | None = None
     latent_value: Callable[..., float] | None = None
+    latent_presence: Callable[..., float] | None = None
     gap: Callable[..., float]
     simulate: Callable[[Theta, np.ndarray, np.random.Generator], Histories]
 

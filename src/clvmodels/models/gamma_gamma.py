@@ -37,8 +37,8 @@ def log_likelihood(theta, stats):
 @compiled.expected_spend
 def expected_spend(theta, stats):
     """E[ζ | x, z̄] = p (γ + x z̄) / (p x + q - 1); infinite where p x + q <= 1."""
-    p, q, gamma = theta
-    x, z = stats
+    p, q, gamma = theta[0], theta[1], theta[2]
+    x, z = stats[0], stats[1]
     degrees = p * x + q - 1.0
     if degrees <= 0.0:
         return math.inf
@@ -48,8 +48,8 @@ def expected_spend(theta, stats):
 @compiled.latent
 def latent(theta, stats, rng, out):
     """ν ~ Gamma(q + p x, γ + x z̄); ζ = p/ν."""
-    p, q, gamma = theta
-    x, z = stats
+    p, q, gamma = theta[0], theta[1], theta[2]
+    x, z = stats[0], stats[1]
     nu = rng.gamma(q + p * x, 1.0 / (gamma + x * z))
     out[0] = p / nu
     out[1] = p

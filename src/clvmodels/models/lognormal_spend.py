@@ -51,8 +51,8 @@ def log_likelihood(theta, stats):
 @compiled.expected_spend
 def expected_spend(theta, stats):
     """E[exp(m + σ²/2) | data] with m's normal posterior."""
-    median, sigma, tau = theta
-    x, logs, _ = stats
+    median, sigma, tau = theta[0], theta[1], theta[2]
+    x, logs = stats[0], stats[1]
     precision = 1.0 / tau**2 + x / sigma**2
     mean = (math.log(median) / tau**2 + logs / sigma**2) / precision
     return math.exp(mean + 0.5 / precision + 0.5 * sigma**2)
@@ -61,8 +61,8 @@ def expected_spend(theta, stats):
 @compiled.latent
 def latent(theta, stats, rng, out):
     """m from its normal posterior; the customer's mean spend is exp(m + σ²/2)."""
-    median, sigma, tau = theta
-    x, logs, _ = stats
+    median, sigma, tau = theta[0], theta[1], theta[2]
+    x, logs = stats[0], stats[1]
     precision = 1.0 / tau**2 + x / sigma**2
     mean = (math.log(median) / tau**2 + logs / sigma**2) / precision
     m = mean + rng.standard_normal() / math.sqrt(precision)

@@ -17,7 +17,7 @@ from functools import partial
 
 from clvmodels.models import _beta_geometric as shared
 from clvmodels.models.family import Peer, PurchaseFamily, Reference, compiled
-from clvmodels.numerics.special import beta_power_mean, logistic_of_difference
+from clvmodels.numerics.special import against, beta_power_mean
 
 
 def log_likelihood(theta, stats):
@@ -36,33 +36,40 @@ def log_likelihood(theta, stats):
 @compiled.p_alive
 def p_alive(theta, stats):
     """P(alive | x, t_x, T): 1 / (1 + a/(b+x) ((α+T)/(α+t_x))^(r+x))."""
-    r, alpha, a, b = theta
-    x, t_x, T = stats
-    odds = math.log(a / (b + x)) + (r + x) * math.log((alpha + T) / (alpha + t_x))
-    return logistic_of_difference(odds, 0.0)
+    r, alpha, a, b = theta[0], theta[1], theta[2], theta[3]
+    x, t_x, T = stats[0], stats[1], stats[2]
+    return against(a / (b + x), (r + x) * math.log((alpha + T) / (alpha + t_x)))
 
 
 @compiled.rate
 def rate(theta, stats, s):
     """(R/A) E[(1 + ps/A)^-(R+1)], R = r+x, A = α+T, p ~ Beta(a, b+x+1): λ and p given alive."""
-    r, alpha, a, b = theta
-    x, _, T = stats
+    r, alpha, a, b = theta[0], theta[1], theta[2], theta[3]
+    x, T = stats[0], stats[2]
     R, A = r + x, alpha + T
     return R / A * beta_power_mean(R + 1.0, a, b + x + 1.0, s / A)
+
+
+@compiled.survival
+def survival(theta, stats, s):
+    """E[(1 + ps/A)^-R], R = r+x, A = α+T, p ~ Beta(a, b+x+1): leaves at rate λp given alive."""
+    r, alpha, a, b = theta[0], theta[1], theta[2], theta[3]
+    x, T = stats[0], stats[2]
+    return beta_power_mean(r + x, a, b + x + 1.0, s / (alpha + T))
 
 
 @compiled.total
 def total(theta, stats):
     """E[1/p | alive] = (a+b+x)/(a-1), finite for a > 1."""
-    _, _, a, b = theta
+    a, b = theta[2], theta[3]
     return (a + b + stats[0]) / (a - 1.0)
 
 
 @compiled.latent
 def latent(theta, stats, rng, out):
     """alive; then λ and p from their gamma and beta given that."""
-    r, alpha, a, b = theta
-    x, t_x, T = stats
+    r, alpha, a, b = theta[0], theta[1], theta[2], theta[3]
+    x, t_x, T = stats[0], stats[1], stats[2]
     shared.draw(p_alive(theta, stats), r + x, alpha + T, alpha + t_x, a, b + x + 1.0, rng, out)
 
 
@@ -80,6 +87,8 @@ FAMILY = PurchaseFamily(
     log_likelihood=log_likelihood,
     p_alive=p_alive,
     rate=rate,
+    survival=survival,
+    dropout="purchase",
     converges=lambda draws: bool((draws[:, 2] > 1).all()),
     total=total,
     latents=shared.LATENTS,

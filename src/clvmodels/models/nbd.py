@@ -40,9 +40,15 @@ def p_alive(theta, stats):
 @compiled.rate
 def rate(theta, stats, s):
     """E[λ | x, T] = (r+x)/(α+T), at any time."""
-    r, alpha = theta
-    x, T = stats
+    r, alpha = theta[0], theta[1]
+    x, T = stats[0], stats[1]
     return (r + x) / (alpha + T)
+
+
+@compiled.survival
+def survival(theta, stats, s):
+    """Nobody leaves."""
+    return 1.0
 
 
 @compiled.total
@@ -54,8 +60,8 @@ def total(theta, stats):
 @compiled.latent
 def latent(theta, stats, rng, out):
     """λ ~ Gamma(r + x, α + T)."""
-    r, alpha = theta
-    x, T = stats
+    r, alpha = theta[0], theta[1]
+    x, T = stats[0], stats[1]
     out[0] = 1.0
     out[1] = rng.gamma(r + x, 1.0 / (alpha + T))
     out[2] = 0.0
@@ -116,6 +122,7 @@ FAMILY = PurchaseFamily(
     state=("frequency", "T"),
     p_alive=p_alive,
     rate=rate,
+    survival=survival,
     converges=lambda draws: False,
     total=total,
     latents=("alive", "intensity", "decay"),

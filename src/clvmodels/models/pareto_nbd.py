@@ -86,8 +86,8 @@ def _log_integral(a, R, b, S, duration):
 @compiled.p_alive
 def p_alive(theta, stats):
     """P(alive | x, t_x, T): the first term of L over both."""
-    r, alpha, s, beta = theta
-    x, t_x, T = stats
+    r, alpha, s, beta = theta[0], theta[1], theta[2], theta[3]
+    x, t_x, T = stats[0], stats[1], stats[2]
     if t_x >= T:
         return 1.0
     R, a, b = r + x, alpha + t_x, beta + t_x
@@ -98,16 +98,22 @@ def p_alive(theta, stats):
 @compiled.rate
 def rate(theta, stats, s):
     """E[λ e^(-μ s) | alive] = (r+x)/(α+T) ((β+T)/(β+T+s))^shape: λ and μ are independent gammas."""
-    r, alpha, shape, beta = theta
-    x, _, T = stats
+    r, alpha, shape, beta = theta[0], theta[1], theta[2], theta[3]
+    x, T = stats[0], stats[2]
     return (r + x) / (alpha + T) * math.exp(-shape * math.log1p(s / (beta + T)))
+
+
+@compiled.survival
+def survival(theta, stats, s):
+    """E[e^(-μ s) | alive] = ((β+T)/(β+T+s))^shape."""
+    return math.exp(-theta[2] * math.log1p(s / (theta[3] + stats[2])))
 
 
 @compiled.total
 def total(theta, stats):
     """E[λ/μ | alive] = (r+x)/(α+T) (β+T)/(s-1), finite for s > 1."""
-    r, alpha, s, beta = theta
-    x, _, T = stats
+    r, alpha, s, beta = theta[0], theta[1], theta[2], theta[3]
+    x, T = stats[0], stats[2]
     return (r + x) / (alpha + T) * (beta + T) / (s - 1.0)
 
 
@@ -131,8 +137,8 @@ def _leaving(a, R, b, S, duration, rng):
 @compiled.latent
 def latent(theta, stats, rng, out):
     """alive, or the moment τ of leaving; then λ and μ from their gammas given that."""
-    r, alpha, s, beta = theta
-    x, t_x, T = stats
+    r, alpha, s, beta = theta[0], theta[1], theta[2], theta[3]
+    x, t_x, T = stats[0], stats[1], stats[2]
     if rng.random() < p_alive(theta, stats):
         out[0], until, left = 1.0, T, 0.0
     else:
@@ -220,6 +226,7 @@ FAMILY = PurchaseFamily(
     log_likelihood=log_likelihood,
     p_alive=p_alive,
     rate=rate,
+    survival=survival,
     converges=lambda draws: bool((draws[:, 2] > 1).all()),
     total=total,
     latents=("alive", "intensity", "decay"),

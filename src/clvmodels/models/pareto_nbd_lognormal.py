@@ -11,9 +11,11 @@ Fader and Hardie (2015), A Correlated Pareto/NBD Model, is the same model:
 
 Abe's eq. (5), L = λ^x/(λ+μ) {λ e^-(λ+μ)T + μ e^-(λ+μ)t_x}, is averaged over λ and μ by the
 trapezoidal rule on a grid in (log λ, log μ), whose error falls exponentially with the step
-(Trefethen and Weideman, 2014, SIAM Review 56, 385-458). The steps: at most STEP, for e^(-μt) and
-1/(λ+μ); at most SHARE standard deviations given the other rate; for log λ also at most
-SHARE/√(x+1), the width of λ^x e^(-λt). Each gives errors of some 1e-10 of the average.
+(Trefethen and Weideman, 2014, SIAM Review 56, 385-458). The steps: at most STEP, for 1/(λ+μ), and
+at most SHARE of a width: one over the root of the integrand's curvature at its mode given the other
+rate. For log λ the curvature is that of the normal plus λT at the mode of λ^x e^(-λT) times the
+normal, for log μ that of the normal plus μT at the mode of e^(-μT) times it. Averages are then
+within 1e-9, mostly 1e-13, of those with steps half as long (240 pairs of θ and a customer).
 """
 
 import math
@@ -32,8 +34,8 @@ from clvmodels.models.family import (
 )
 from clvmodels.numerics.special import logistic_of_difference
 
-STEP = 0.4
-SHARE = 0.8
+STEP = 0.35
+SHARE = 0.6
 REACH = 8.5  # standard deviations: exp(-REACH²/2) = 2e-16
 DROP = 45.0  # a grid ends where the integrand is exp(-DROP) of its height
 
@@ -51,8 +53,12 @@ def log_likelihood(theta, stats):
     slope = coupling * rest / s1
 
     # The nodes follow θ, and the average does not depend on where they are.
-    h1 = pt.minimum(pt.minimum(STEP, SHARE / pt.sqrt(x.max() + 1)), SHARE * s1 * rest / s2)
-    h2 = pt.minimum(STEP, SHARE * rest)
+    log_T = pt.log(pt.maximum(T, 1e-300))
+    buys = _lambert(2 * pt.log(s1) + m1 + x * s1**2 + log_T, pt)  # λT σ_λ² at the mode
+    mode = m1 + x * s1**2 - buys
+    leaves = _lambert(2 * pt.log(rest) + m2 + slope * (mode - m1) + log_T, pt).max()
+    h1 = pt.minimum(STEP, SHARE * s1 / pt.sqrt((s2 / rest) ** 2 + buys.max()))
+    h2 = pt.minimum(STEP, SHARE * rest / pt.sqrt(1 + leaves))
     low1, high1 = m1 - REACH * s1, _upper(x, t_x, m1, s1, pt).max()
     z1 = disconnected_grad(low1 + h1 * pt.arange(pt.ceil((high1 - low1) / h1)))
     ends = slope * (z1[0] - m1), slope * (z1[-1] - m1)
@@ -77,6 +83,12 @@ def log_likelihood(theta, stats):
         return (top - t[pick] * mu[0] + pt.log(total + 1e-300))[pair]
 
     return pt.logaddexp(average(T, weight * share), average(t_x, weight * (1 - share)))
+
+
+def _lambert(log_y, pt):
+    """Lambert's W(y), within 2 % (Winitzki): W/σ² is λt where e^(-λt) times a log-normal of λ is highest."""
+    u = pt.where(log_y > 35, log_y, pt.log1p(pt.exp(pt.minimum(log_y, 35))))
+    return u * (1 - pt.log1p(u) / (2 + u))
 
 
 def _upper(x, t, m, sd, pt):
@@ -112,16 +124,15 @@ _draw = types.UniTuple(float64, 6)
 @numba.njit(_draw(_vector), cache=True)
 def _population(theta):
     """Means and sds of log λ and log μ; slope of the latter on the former, and the sd that remains."""
-    lambda_median, s1, mu_median, s2, coupling = theta
+    lambda_median, s1, mu_median, s2, coupling = theta[0], theta[1], theta[2], theta[3], theta[4]
     rest = s2 / math.sqrt(1.0 + coupling**2)
     return math.log(lambda_median), s1, math.log(mu_median), s2, coupling * rest / s1, rest
 
 
-@numba.njit(types.Tuple((_vector, _vector, float64))(_draw, float64, float64), cache=True)
+@numba.njit(types.Tuple((_vector, _vector, float64, float64))(_draw, float64, float64), cache=True)
 def _purchases(population, x, t):
-    """Nodes of log λ, weights λ^x e^(-λt) φ(log λ) of largest 1 and the log of their scale."""
+    """Nodes of log λ, weights λ^x e^(-λt) φ(log λ) of largest 1, log(scale times step), and the mode."""
     m, sd, _, s2, _, rest = population
-    h = min(STEP, SHARE / math.sqrt(x + 1.0), SHARE * sd * rest / s2)
     z = m + x * sd**2
     if t > 0.0:
         z = min(z, max(m, math.log((x + 1e-300) / t)))
@@ -130,6 +141,7 @@ def _purchases(population, x, t):
         z += slope / curvature
         if abs(slope) < 1e-3 * math.sqrt(curvature):
             break
+    h = min(STEP, SHARE / math.sqrt(t * _exp(z) + (s2 / (sd * rest)) ** 2))
     top = x * z - t * _exp(z) - ((z - m) / sd) ** 2 / 2.0
     count = [0, 0]
     for side in range(2):
@@ -143,15 +155,17 @@ def _purchases(population, x, t):
     for i in range(len(nodes)):
         node = nodes[i]
         weight[i] = math.exp(x * node - t * _exp(node) - ((node - m) / sd) ** 2 / 2.0 - top)
-    return nodes, weight, top
+    return nodes, weight, top + math.log(h), z
 
 
-@numba.njit(types.Tuple((_vector, float64))(_draw, _vector), cache=True)
-def _dropout(population, nodes):
-    """Nodes of log μ that serve all nodes of log λ, and their step."""
+@numba.njit(types.Tuple((_vector, float64))(_draw, _vector, float64, float64), cache=True)
+def _dropout(population, nodes, mode, t):
+    """Nodes of log μ that serve all nodes of log λ, and their step; ``mode`` is that of log λ."""
     m1, _, m2, _, slope, rest = population
     ends = slope * (nodes[0] - m1), slope * (nodes[-1] - m1)
-    h = min(STEP, SHARE * rest)
+    u = math.log1p(rest**2 * t * _exp(m2 + slope * (mode - m1)))
+    leaves = u * (1.0 - math.log1p(u) / (2.0 + u))  # as in _lambert
+    h = min(STEP, SHARE * rest / math.sqrt(1.0 + leaves))
     low, high = m2 + min(ends) - REACH * rest, m2 + max(ends) + REACH * rest
     return low + h * np.arange(math.ceil((high - low) / h) + 1), h
 
@@ -159,8 +173,8 @@ def _dropout(population, nodes):
 @numba.njit(types.UniTuple(float64, 3)(_draw, float64, float64), cache=True)
 def _terms(population, x, t):
     """E[λ^x e^(-(λ+μ)t) λ/(λ+μ)], the same with μ/(λ+μ), and the log of their scale."""
-    nodes, weight, scale = _purchases(population, x, t)
-    log_mu, h = _dropout(population, nodes)
+    nodes, weight, scale, mode = _purchases(population, x, t)
+    log_mu, h = _dropout(population, nodes, mode, t)
     m1, _, m2, _, slope, rest = population
     mu, survives = np.empty(len(log_mu)), np.empty(len(log_mu))
     for j in range(len(log_mu)):
@@ -187,16 +201,16 @@ def _terms(population, x, t):
             j += 1
         first += weight[i] * lam * buys
         left += weight[i] * leaves
-    return first, left, scale - mu[0] * t
+    return first, left, scale + math.log(h) - mu[0] * t  # two calls may differ in their steps
 
 
-@numba.njit(types.UniTuple(_vector, 2)(_vector, _vector), cache=True)
+@numba.njit(types.UniTuple(_vector, 3)(_vector, _vector), cache=True)
 def _given_alive(theta, stats):
-    """Nodes of μ, and weights with E[λ f(μ) | x, alive at T] = Σ weight f(node)."""
-    x, _, T = stats
+    """Nodes of μ, and weights with E[λ f(μ) | x, alive at T] = Σ weight f(node); then without λ."""
+    x, T = stats[0], stats[2]
     population = _population(theta)
-    nodes, weight, _ = _purchases(population, x, T)
-    log_mu, h = _dropout(population, nodes)
+    nodes, weight, _, mode = _purchases(population, x, T)
+    log_mu, h = _dropout(population, nodes, mode, T)
     m1, _, m2, _, slope, rest = population
     step = h / rest
     shrink = math.exp(-(step**2))
@@ -218,15 +232,16 @@ def _given_alive(theta, stats):
     for j in range(len(mu)):
         mu[j] = _exp(log_mu[j])
         survives = math.exp(-(mu[j] - mu[0]) * T)
-        whole += chance[j] * survives
+        chance[j] *= survives
+        whole += chance[j]
         bought[j] *= survives
-    return mu, bought / whole
+    return mu, bought / whole, chance / whole
 
 
 @compiled.p_alive
 def p_alive(theta, stats):
     """E[λ^x e^-(λ+μ)T] over E[L]."""
-    x, t_x, T = stats
+    x, t_x, T = stats[0], stats[1], stats[2]
     population = _population(theta)
     first, left, scale = _terms(population, x, T)
     _, left_before, scale_before = _terms(population, x, t_x)
@@ -239,7 +254,7 @@ def p_alive(theta, stats):
 @compiled.rates
 def rates(theta, stats, times, out):
     """E[λ e^(-μ s) | alive] at many s."""
-    mu, weight = _given_alive(theta, stats)
+    mu, weight, _ = _given_alive(theta, stats)
     for k in range(len(times)):
         value = 0.0
         for j in range(len(mu)):
@@ -255,10 +270,29 @@ def rate(theta, stats, s):
     return out[0]
 
 
+@compiled.survivals
+def survivals(theta, stats, times, out):
+    """E[e^(-μ s) | alive] at many s."""
+    mu, _, chance = _given_alive(theta, stats)
+    for k in range(len(times)):
+        value = 0.0
+        for j in range(len(mu)):
+            value += chance[j] * math.exp(-mu[j] * times[k])
+        out[k] = value
+
+
+@compiled.survival
+def survival(theta, stats, s):
+    """E[e^(-μ s) | alive]."""
+    out = np.empty(1)
+    survivals(theta, stats, np.array([s]), out)
+    return out[0]
+
+
 @compiled.total
 def total(theta, stats):
     """E[λ/μ | alive], finite for every θ."""
-    mu, weight = _given_alive(theta, stats)
+    mu, weight, _ = _given_alive(theta, stats)
     return (weight / mu).sum()
 
 
@@ -319,7 +353,7 @@ def latent(theta, stats, rng, out):
     Both terms of L are log-concave in (log λ, log μ), so that the tangent of the logarithm at any
     point is above it. The exponential of a tangent makes the population a normal with another mean.
     """
-    x, t_x, T = stats
+    x, t_x, T = stats[0], stats[1], stats[2]
     population = _population(theta)
     m1, s1, m2, _, slope, rest = population
     first = _tangent(population, x + 1.0, 0.0, T)
@@ -449,6 +483,8 @@ FAMILY = PurchaseFamily(
     per_row=False,
     p_alive=p_alive,
     rate=rate,
+    survival=survival,
+    survivals=survivals,
     rates=rates,
     converges=lambda draws: True,
     total=total,

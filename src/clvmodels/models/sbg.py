@@ -35,21 +35,27 @@ def p_alive(theta, stats):
 @compiled.rate
 def rate(theta, stats, s):
     """B(α, β+T+s)/B(α, β+T): renews at T+s."""
-    alpha, beta = theta
+    alpha, beta = theta[0], theta[1]
     return survival(alpha, beta + stats[1], s)
+
+
+@compiled.survival
+def alive_at(theta, stats, s):
+    """A living contract is one that is renewed."""
+    return rate(theta, stats, s)
 
 
 @compiled.total
 def total(theta, stats):
     """E[(1-θ)/θ | alive] = (β+T)/(α-1), finite for α > 1."""
-    alpha, beta = theta
+    alpha, beta = theta[0], theta[1]
     return (beta + stats[1]) / (alpha - 1.0)
 
 
 @compiled.latent
 def latent(theta, stats, rng, out):
     """θ given T renewals, or x renewals and the one that was missed."""
-    alpha, beta = theta
+    alpha, beta = theta[0], theta[1]
     out[0] = p_alive(theta, stats)
     out[1] = 1.0
     out[2] = decay_of(rng.beta(alpha + 1.0 - out[0], beta + stats[0]))
@@ -119,6 +125,7 @@ FAMILY = PurchaseFamily(
     state=("frequency", "T"),
     p_alive=p_alive,
     rate=rate,
+    survival=alive_at,
     rate_depends_on=("T",),
     converges=lambda draws: bool((draws[:, 0] > 1).all()),
     total=total,

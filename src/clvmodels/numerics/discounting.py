@@ -29,9 +29,9 @@ legendre = cache(np.polynomial.legendre.leggauss)
 Timing = Literal["continuous", "begin", "mid", "end"]
 OFFSET = {"begin": 1.0, "mid": 0.5, "end": 0.0}
 
-_NODES = 16
-_PANEL = 2.6  # length of a panel in log(1 + s/scale): error about 1e-11 for a rate like 1/(scale + s)
+_ERROR = 1e-13  # of the interpolation of a rate like 1/(scale + s)
 _FADED = 42.0  # exp(-42) = 6e-19: what lies beyond is below float precision
+_BLOCK = 1 << 15
 _DIRECT = 64  # opportunities of a discrete clock that are nodes themselves
 
 
@@ -107,7 +107,8 @@ def decaying(decay, code):
 
     A complex decay is half of a damped wave; its real part must be positive.
     """
-    periodic, discrete, delta, horizon, step, offset = code
+    periodic, discrete, delta = code[0], code[1], code[2]
+    horizon, step, offset = code[3], code[4], code[5]
     total = delta + decay
     if periodic == 0.0:
         return _stretch(total, horizon)
@@ -165,22 +166,21 @@ def schedule(flows: Sequence[Flow], scale: float, *, discrete: bool = False, ref
     discrete
         Sum over opportunities 1, 2, ... instead of the integral.
     refine
-        Divide the panels further; the difference to ``refine=1`` is an error estimate.
+        Number of panels of as many nodes; the difference to ``refine=1`` is an error estimate.
     """
     ends = [_end(flow) for flow in flows if not flow.undiscounted_forever]
     end = max(ends, default=1.0)
-    points, _ = legendre(_NODES)
     first = 0.0
     direct = np.zeros(0)
     if discrete:
         direct = np.arange(1.0, min(_DIRECT * refine, np.floor(end)) + 1)
         first = np.log1p((len(direct) + 0.5) / scale)
     last = np.log1p(end / scale)
-    count = max(int(np.ceil((last - first) / _PANEL)) * refine, 1)
-    edges = np.linspace(first, last, count + 1)
+    edges = np.linspace(first, last, refine + 1)
     if discrete and len(direct) >= np.floor(end):
         edges = edges[:1]
     panels = list(itertools.pairwise(edges))
+    points, _ = legendre(_nodes(last - first))
     nodes = [direct]
     for low, high in panels:
         nodes.append(scale * np.expm1((low + high) / 2 + (high - low) / 2 * points))
@@ -194,9 +194,15 @@ def schedule(flows: Sequence[Flow], scale: float, *, discrete: bool = False, ref
             weights[k, : len(direct)] = inside * _opportunity(flow, direct)
         at = len(direct)
         for low, high in panels:
-            weights[k, at : at + _NODES] = _product_rule(flow, scale, low, high, points, discrete)
-            at += _NODES
+            weights[k, at : at + len(points)] = _product_rule(flow, scale, low, high, points, discrete)
+            at += len(points)
     return Schedule(tuple(flows), np.concatenate(nodes), weights)
+
+
+def _nodes(length: float) -> int:
+    """Nodes of a panel: 1/(scale + s) has its poles π away from the panel, which gives the rate of decay."""
+    distance = 2 * np.pi / max(length, 1e-3)
+    return int(np.ceil(-np.log(_ERROR) / np.arcsinh(distance)))
 
 
 def _end(flow: Flow) -> float:
@@ -223,7 +229,7 @@ def _product_rule(
         mass = _opportunity(flow, s)
     else:
         edges = _edges(flow, s_low, s_high)
-        order = 64 if len(edges) == 2 else 12 if len(edges) > 40 else 24
+        order = max(64, 2 * len(points)) if len(edges) == 2 else 12 if len(edges) > 40 else 24
         x, w = legendre(order)
         u = np.log1p(edges / scale)
         middle, radius = (u[1:] + u[:-1]) / 2, (u[1:] - u[:-1]) / 2
@@ -235,7 +241,11 @@ def _product_rule(
         mass = (disc * radius[:, None] * w * (s + scale)).ravel()
         s = s.ravel()
     position = (np.log1p(s / scale) - (low + high) / 2) / ((high - low) / 2)
-    return mass @ _lagrange(points, position)
+    weights = np.zeros(len(points))
+    for first in range(0, len(s), _BLOCK):  # a long horizon has a hundred thousand periods
+        part = slice(first, first + _BLOCK)
+        weights += mass[part] @ _lagrange(points, position[part])
+    return weights
 
 
 def _lagrange(points: np.ndarray, x: np.ndarray) -> np.ndarray:

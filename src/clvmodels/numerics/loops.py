@@ -3,6 +3,10 @@
 The scalars arrive as first-class functions, so that the loops are compiled once, for all
 families, and load from Numba's cache. All loops release the GIL; arrays are laid out with
 the draws of one row or customer next to each other.
+
+A row of a matrix is copied before a scalar sees it (:func:`_take`), and scalars read their arrays
+by index: a view of a shared array, and an array that is unpacked as a whole, count references
+with atomic instructions, which cost more than most scalars and stall threads that share them.
 """
 
 from __future__ import annotations
@@ -19,7 +23,10 @@ _vector = types.Array(float64, 1, "C")
 _matrix = types.Array(float64, 2, "C")
 _cube = types.Array(float64, 3, "C")
 _index = types.Array(int64, 1, "C")
+_index2 = types.Array(int64, 2, "C")
 _generator = numba.typeof(np.random.default_rng(0))
+
+_BLOCK = 512  # columns that stay in the fastest cache
 
 _OF_STATS = types.FunctionType(float64(_vector, _vector))
 _RATE = types.FunctionType(float64(_vector, _vector, float64))
@@ -32,12 +39,22 @@ _GAP = types.FunctionType(float64(_vector, float64, _generator))
 _BASKET = types.FunctionType(float64(_vector, _generator))
 
 
+@numba.njit(void(_matrix, int64, _vector), cache=True)
+def _take(matrix, row, out):
+    """Copy a row of a matrix."""
+    for j in range(matrix.shape[1]):
+        out[j] = matrix[row, j]
+
+
 @numba.njit(void(_OF_STATS, _matrix, _matrix, _matrix), cache=True, nogil=True)
 def over_stats(scalar, draws, stats, out):
     """``out[row, draw] = scalar(draws[draw], stats[row])``."""
+    theta, state = np.empty(draws.shape[1]), np.empty(stats.shape[1])
     for row in range(stats.shape[0]):
+        _take(stats, row, state)
         for d in range(draws.shape[0]):
-            out[row, d] = scalar(draws[d], stats[row])
+            _take(draws, d, theta)
+            out[row, d] = scalar(theta, state)
 
 
 @numba.njit(void(_RATE, _matrix, _matrix, _vector, _matrix, _cube), cache=True, nogil=True)
@@ -45,11 +62,14 @@ def weighted_rates(rate, draws, stats, nodes, weights, out):
     """``out[row, flow, draw] = Σ_j weights[flow, j] rate(draws[draw], stats[row], nodes[j])``."""
     flows = weights.shape[0]
     sums = np.empty(flows)
+    theta, state = np.empty(draws.shape[1]), np.empty(stats.shape[1])
     for row in range(stats.shape[0]):
+        _take(stats, row, state)
         for d in range(draws.shape[0]):
+            _take(draws, d, theta)
             sums[:] = 0.0
             for j in range(len(nodes)):
-                value = rate(draws[d], stats[row], nodes[j])
+                value = rate(theta, state, nodes[j])
                 for k in range(flows):
                     sums[k] += weights[k, j] * value
             for k in range(flows):
@@ -60,9 +80,12 @@ def weighted_rates(rate, draws, stats, nodes, weights, out):
 def weighted_rates_at_once(rates, draws, stats, nodes, weights, out):
     """The same from a function that writes the rates at all nodes."""
     values = np.empty(len(nodes))
+    theta, state = np.empty(draws.shape[1]), np.empty(stats.shape[1])
     for row in range(stats.shape[0]):
+        _take(stats, row, state)
         for d in range(draws.shape[0]):
-            rates(draws[d], stats[row], nodes, values)
+            _take(draws, d, theta)
+            rates(theta, state, nodes, values)
             for k in range(weights.shape[0]):
                 total = 0.0
                 for j in range(len(nodes)):
@@ -76,11 +99,14 @@ def weighted_phase_rates(rates, phases, draws, stats, nodes, weights, out):
     flows = weights.shape[0]
     values = np.empty(phases)
     sums = np.empty((phases, flows))
+    theta, state = np.empty(draws.shape[1]), np.empty(stats.shape[1])
     for row in range(stats.shape[0]):
+        _take(stats, row, state)
         for d in range(draws.shape[0]):
+            _take(draws, d, theta)
             sums[:] = 0.0
             for j in range(len(nodes)):
-                rates(draws[d], stats[row], nodes[j], values)
+                rates(theta, state, nodes[j], values)
                 for phase in range(phases):
                     for k in range(flows):
                         sums[phase, k] += weights[k, j] * values[phase]
@@ -92,9 +118,116 @@ def weighted_phase_rates(rates, phases, draws, stats, nodes, weights, out):
 @numba.njit(void(_WEIGHTS, _matrix, _matrix, _cube), cache=True, nogil=True)
 def phase_weights(weights, draws, stats, out):
     """``out[row, draw, phase]``: the probability of each phase given alive."""
+    theta, state = np.empty(draws.shape[1]), np.empty(stats.shape[1])
     for row in range(stats.shape[0]):
+        _take(stats, row, state)
         for d in range(draws.shape[0]):
-            weights(draws[d], stats[row], out[row, d])
+            _take(draws, d, theta)
+            weights(theta, state, out[row, d])
+
+
+@numba.njit(void(_matrix, _matrix, _matrix), cache=True, nogil=True)
+def combine(weights, values, out):
+    """``out[row, :] = Σ_n weights[row, n] values[n, :]``, each sum in the order of n.
+
+    A product of matrices whose result depends neither on the number of rows nor on threads.
+    """
+    width, rows = values.shape[1], weights.shape[0]
+    for low in range(0, width, _BLOCK):
+        high = min(low + _BLOCK, width)
+        for row in range(rows):
+            for j in range(low, high):
+                out[row, j] = 0.0
+            for n in range(weights.shape[1]):
+                w = weights[row, n]
+                if w != 0.0:
+                    for j in range(low, high):
+                        out[row, j] += w * values[n, j]
+
+
+@numba.njit(
+    void(
+        _matrix,
+        _matrix,
+        _cube,
+        _vector,
+        _vector,
+        _index,
+        _index,
+        _index,
+        _matrix,
+        _vector,
+        _matrix,
+        _matrix,
+        _matrix,
+        _matrix,
+    ),
+    cache=True,
+    nogil=True,
+)
+def expected_values(
+    alive,
+    spend,
+    left,
+    margin,
+    members,
+    row,
+    group,
+    row_group,
+    value,
+    total_alive,
+    orders,
+    revenue,
+    bands,
+    mean,
+):
+    """One tile at level expected: kinds of customers with all draws.
+
+    Parameters
+    ----------
+    alive, spend, left
+        ``[row, draw]``, ``[kind, draw]``, ``[group, flow, draw]``: P(alive), expected spend, purchases
+        given alive. Flow 0 is the valuation, the next are those of ``orders``, the others of ``bands``.
+    margin, members
+        Margin and number of customers by kind.
+    row, group, row_group
+        Row and group of each kind, group of each row; ascending.
+    value, mean
+        Written: ``[kind, draw]``; mean orders over draws ``[row, horizon]``.
+    total_alive, orders, revenue, bands
+        Sums over customers that are added to: ``[draw]``, ``[flow, draw]``.
+    """
+    kinds, draws = spend.shape
+    horizons, windows = orders.shape[0], bands.shape[0]
+    groups, rows = left.shape[0], alive.shape[0]
+    bought, paid, gained = np.zeros((groups, draws)), np.zeros((groups, draws)), np.zeros((groups, draws))
+    customers = np.zeros(rows)
+    for k in range(kinds):
+        r, g, n, m = row[k], group[k], members[k], margin[k]
+        customers[r] += n
+        for d in range(draws):
+            e = spend[k, d] * alive[r, d]
+            value[k, d] = m * e * left[g, 0, d]
+            paid[g, d] += n * e
+            gained[g, d] += n * m * e
+    for r in range(rows):
+        g, n = row_group[r], customers[r]
+        for d in range(draws):
+            total_alive[d] += n * alive[r, d]
+            bought[g, d] += n * alive[r, d]
+        for h in range(horizons):
+            total = 0.0
+            for d in range(draws):
+                total += alive[r, d] * left[g, 1 + h, d]
+            mean[r, h] = total / draws
+    for g in range(groups):
+        for h in range(horizons):
+            for d in range(draws):
+                orders[h, d] += bought[g, d] * left[g, 1 + h, d]
+                revenue[h, d] += paid[g, d] * left[g, 1 + h, d]
+        for b in range(windows):
+            for d in range(draws):
+                bands[b, d] += gained[g, d] * left[g, 1 + horizons + b, d]
 
 
 @numba.njit(float64(_vector, float64), cache=True)
@@ -109,11 +242,18 @@ def exponential_value(latents, code):
     return latents[1] * decaying(latents[2], code)
 
 
+@numba.njit(float64(_vector, _vector), cache=True)
+def exponential_presence(latents, code):
+    """Time alive of a customer of such a family, discounted and summed."""
+    return decaying(latents[2], code)
+
+
 @numba.njit(
     void(
         _LATENT,
         _LATENT,
         _LATENT_RATE,
+        _OF_STATS,
         _OF_STATS,
         types.boolean,
         _matrix,
@@ -121,6 +261,7 @@ def exponential_value(latents, code):
         _matrix,
         _matrix,
         _vector,
+        float64,
         _matrix,
         _vector,
         _matrix,
@@ -139,12 +280,14 @@ def latent_values(
     spend_latent,
     latent_rate,
     latent_value,
+    latent_presence,
     closed,
     draws,
     spend_draws,
     stats,
     spend_stats,
     margin,
+    cost,
     codes,
     nodes,
     weights,
@@ -159,28 +302,40 @@ def latent_values(
 
     The purchases of a flow are ``latent_value`` where it is a closed form (``closed``), otherwise
     ``latent_rate`` summed at the nodes. Flow 0 is the valuation, flows 1.. are the horizons.
+    ``cost`` is paid per unit of time while the customer is there.
     Writes ``value[customer, draw]`` and adds to ``alive[draw]``, ``orders[flow, draw]``,
     ``revenue[flow, draw]``.
     """
     latents, spends = np.empty(width), np.empty(width)
+    theta, state = np.empty(draws.shape[1]), np.empty(stats.shape[1])
+    spend_theta, spend_state = np.empty(spend_draws.shape[1]), np.empty(spend_stats.shape[1])
+    code = np.empty(codes.shape[1])
     flows = codes.shape[0]
     for i in range(stats.shape[0]):
+        _take(stats, i, state)
+        _take(spend_stats, i, spend_state)
         for d in range(draws.shape[0]):
-            latent(draws[d], stats[i], rng, latents)
-            spend_latent(spend_draws[d], spend_stats[i], rng, spends)
+            _take(draws, d, theta)
+            _take(spend_draws, d, spend_theta)
+            latent(theta, state, rng, latents)
+            spend_latent(spend_theta, spend_state, rng, spends)
             if latents[0] == 0.0:
                 value[i, d] = 0.0
                 continue
             alive[d] += 1.0
             for k in range(flows):
                 if closed:
-                    purchases = latent_value(latents, codes[k])
+                    _take(codes, k, code)
+                    purchases = latent_value(latents, code)
                 else:
                     purchases = 0.0
                     for j in range(len(nodes)):
                         purchases += weights[k, j] * latent_rate(latents, nodes[j])
                 if k == 0:
                     value[i, d] = margin[i] * spends[0] * purchases
+                    if cost != 0.0:
+                        _take(codes, 0, code)
+                        value[i, d] -= cost * latent_presence(latents, code)
                 else:
                     orders[k - 1, d] += purchases
                     revenue[k - 1, d] += spends[0] * purchases
@@ -196,6 +351,8 @@ def latent_values(
         _matrix,
         _matrix,
         _matrix,
+        _vector,
+        float64,
         _vector,
         _vector,
         _vector,
@@ -220,6 +377,8 @@ def predictive_values(
     stats,
     spend_stats,
     margin,
+    cost,
+    whole,
     discounting,
     rest,
     edges,
@@ -234,21 +393,31 @@ def predictive_values(
 
     ``discounting`` is (periodic, step, offset, delta, cut): purchases up to ``cut`` are drawn and
     valued. For a customer who is still there at ``cut``, what follows is added in expectation;
-    ``rest`` is the flow's code from ``cut`` on, with a horizon of 0 where nothing follows.
+    ``rest`` is the flow's code from ``cut`` on, with a horizon of 0 where nothing follows. ``cost`` is
+    paid per unit of time (on a discrete clock: at every opportunity) until the customer leaves;
+    ``whole`` is the flow's own code.
     Purchases in (edges[k], edges[k+1]] add to ``orders[k, draw]`` and ``revenue[k, draw]``.
     """
-    periodic, step, offset, delta, cut = discounting
+    periodic, step, offset = discounting[0], discounting[1], discounting[2]
+    delta, cut = discounting[3], discounting[4]
     last = max(cut, edges[-1]) if len(edges) else cut
     later = math.exp(-delta * cut) if rest[3] > 0.0 else 0.0
     latents, spends = np.empty(width), np.empty(width)
+    there = whole.copy()
+    theta, state = np.empty(draws.shape[1]), np.empty(stats.shape[1])
+    spend_theta, spend_state = np.empty(spend_draws.shape[1]), np.empty(spend_stats.shape[1])
     for i in range(stats.shape[0]):
+        _take(stats, i, state)
+        _take(spend_stats, i, spend_state)
         for d in range(draws.shape[0]):
-            latent(draws[d], stats[i], rng, latents)
+            _take(draws, d, theta)
+            latent(theta, state, rng, latents)
             value[i, d] = 0.0
             if latents[0] == 0.0:
                 continue
             alive[d] += 1.0
-            spend_latent(spend_draws[d], spend_stats[i], rng, spends)
+            _take(spend_draws, d, spend_theta)
+            spend_latent(spend_theta, spend_state, rng, spends)
             s = 0.0
             k = 0
             total = 0.0
@@ -275,25 +444,32 @@ def predictive_values(
             if stays and later > 0.0:
                 total += spends[0] * latents[1] * later * decaying(latents[2], rest)
             value[i, d] = margin[i] * total
+            if cost != 0.0:
+                until = s
+                if wait < 0.0:
+                    until = s - wait - whole[1]  # an opportunity at which one leaves is not attended
+                there[3] = cut if stays else min(until, cut)
+                kept = decaying(0.0, there)
+                if stays and later > 0.0:
+                    kept += later * decaying(latents[2], rest)
+                value[i, d] -= cost * kept
 
 
-@numba.njit(void(_matrix, float64, float64, _matrix, _matrix), cache=True, nogil=True)
-def histogram(value, log_low, per_bin, count, amount):
-    """Add ``value[customer, draw]`` to per-draw histograms in ``log value``.
+@numba.njit(void(_matrix, _index2, _vector, int64, _matrix, _matrix), cache=True, nogil=True)
+def histogram(value, bits, members, first, count, amount):
+    """Add ``value[row, draw]``, ``members[row]`` times, to per-draw histograms in powers of two.
 
-    ``count[draw, bin]`` and ``amount[draw, bin]``; values at or below the lowest edge
-    (zeros and negatives included) fall into bin 0.
+    ``count[bin, draw]`` and ``amount[bin, draw]``; a bin is an octave's 32nd part, read from the
+    ``bits`` of the value, and ``first`` that of bin 0, which takes all that is smaller
+    (zeros and negatives included). The last takes all that is larger.
     """
-    bins = count.shape[1]
+    last = count.shape[0] - 1
     for i in range(value.shape[0]):
+        times = members[i]
         for d in range(value.shape[1]):
-            v = value[i, d]
-            b = 0
-            if v > 0.0:
-                b = int((math.log(v) - log_low) * per_bin) + 1
-                b = min(max(b, 0), bins - 1)
-            count[d, b] += 1.0
-            amount[d, b] += v
+            b = min(max((bits[i, d] >> 47) - first, 0), last)
+            count[b, d] += times
+            amount[b, d] += times * value[i, d]
 
 
 @numba.njit(
@@ -302,9 +478,12 @@ def histogram(value, log_low, per_bin, count, amount):
 def count_purchases(latent, gap, draws, stats, length, rng, width, out):
     """``out[row, draw]``: one predictive draw of the purchases in (0, length] after T."""
     latents = np.empty(width)
+    theta, state = np.empty(draws.shape[1]), np.empty(stats.shape[1])
     for i in range(stats.shape[0]):
+        _take(stats, i, state)
         for d in range(draws.shape[0]):
-            latent(draws[d], stats[i], rng, latents)
+            _take(draws, d, theta)
+            latent(theta, state, rng, latents)
             count = 0.0
             s = 0.0
             while latents[0] != 0.0:

@@ -14,6 +14,7 @@ import numpy as np
 
 from clvmodels.artifacts import LEVEL_CONTENTS
 from clvmodels.equity.bridge import (
+    ASSUMPTIONS,
     BASES,
     KINDS,
     LINES,
@@ -23,6 +24,7 @@ from clvmodels.equity.bridge import (
     SCOPES,
     Basis,
     Bridge,
+    FutureEquity,
     Movement,
     Return,
     return_on_customer,
@@ -58,6 +60,26 @@ LABELS = {
     "margin_variance": "Realized less expected margin",
     "margin_acquired": "Margin from acquired customers",
     "acquisition_cost": "Acquisition cost",
+    "future_unwinding": "Future customers: unwinding",
+    "future_release": "Future customers: acquisition expected in the period",
+    "future_revision": "Future customers: forecast revised",
+}
+NEWCOMER_LABELS = {
+    "acquired": "at acquisition, first order not included",
+    "unwinding": "unwinding since",
+    "release": "margin expected since, paid out",
+    "experience": "experience since",
+    "periods": "discounting by periods",
+}
+ATTRIBUTION_TEXT = {
+    "sequential": "Changed assumptions follow one after the other: margin, discounting, horizon.",
+    "shapley": "What changed assumptions bring together is shared by averaging over all orders of the "
+    "changes (Shapley).",
+}
+SCOPE_LABELS = {
+    "existing": "opening's customers",
+    "with_acquired": "with acquired customers",
+    "total": "with acquired and future customers",
 }
 KIND_LABELS = {
     "bought": "bought in the period",
@@ -95,6 +117,8 @@ def build(
     acquisition_cost: float = 0.0,
     alerts: int = 0,
     converged: bool | None = True,
+    future: Mapping[Basis, FutureEquity] | None = None,
+    notes: Sequence[str] = (),
     versions: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Every number of the bridge, with unit and level, JSON-ready.
@@ -107,6 +131,10 @@ def build(
         The one that the page shows first.
     alerts
         Number of customers on the alert list.
+    future
+        Equity of future customers by basis, for the return in total; left out, it is not given.
+    notes
+        Sentences that a reader must know.
     """
     money, level = bridge.currency, bridge.level
     table: dict[str, Any] = {
@@ -118,7 +146,10 @@ def build(
         "basis": basis,
         "coupling": bridge.coupling,
         "coupling_text": _COUPLING_TEXT[bridge.coupling],
+        "attribution": bridge.attribution,
+        "attribution_text": ATTRIBUTION_TEXT[bridge.attribution],
         "converged": converged,
+        "notes": list(notes),
         "opening": dict(opening),
         "closing": dict(closing),
         "elapsed": {"value": bridge.years, "unit": "years"},
@@ -131,7 +162,7 @@ def build(
         },
         "acquisition_cost": {"value": float(acquisition_cost), "unit": money},
         "bases": {
-            found: _basis(bridge.movements[found], bridge, acquisition_cost)
+            found: _basis(bridge.movements[found], bridge, acquisition_cost, (future or {}).get(found))
             for found in (basis, *(other for other in BASES if other != basis))
         },
         "versions": dict(versions or {}),
@@ -141,7 +172,7 @@ def build(
     return table
 
 
-def _basis(movement: Movement, bridge: Bridge, cost: float) -> dict[str, Any]:
+def _basis(movement: Movement, bridge: Bridge, cost: float, future: FutureEquity | None) -> dict[str, Any]:
     money, level = bridge.currency, bridge.level
 
     def block(draws: np.ndarray, line: str = "") -> dict[str, Any]:
@@ -158,6 +189,7 @@ def _basis(movement: Movement, bridge: Bridge, cost: float) -> dict[str, Any]:
         "lines": lines,
         "subtotals": subtotals,
         "zero": [line for line in LINES if not movement[line].any()],
+        "newcomers": {line: block(values) for line, values in movement.newcomers.items()},
         "margin": {
             "expected": block(movement.margin_expected),
             "existing": {"value": movement.margin_existing, "unit": money},
@@ -166,13 +198,20 @@ def _basis(movement: Movement, bridge: Bridge, cost: float) -> dict[str, Any]:
         "residual": {"value": float(np.abs(movement.residual).max()), "unit": money},
         "returns": {
             scope: {
-                what: _return(
-                    return_on_customer(movement, scope, revised=what == "published", acquisition_cost=cost),
+                what: returned(
+                    return_on_customer(
+                        movement,
+                        scope,
+                        revised=what == "published",
+                        acquisition_cost=cost,
+                        future=future if scope == "total" else None,
+                    ),
                     bridge,
                 )
                 for what in ("published", "achieved")
             }
             for scope in SCOPES
+            if scope != "total" or future is not None
         },
         "segments": {
             column: [
@@ -184,7 +223,7 @@ def _basis(movement: Movement, bridge: Bridge, cost: float) -> dict[str, Any]:
     }
 
 
-def _return(found: Return, bridge: Bridge) -> dict[str, Any]:
+def returned(found: Return, bridge: Bridge) -> dict[str, Any]:
     level = bridge.level
     shares = {"unit": "share", "level": level}
 
@@ -277,6 +316,8 @@ def rows(table: Mapping[str, Any]) -> Iterator[tuple[Any, ...]]:
             yield from _stats(basis, line, "", "", block)
         for name, block in found["margin"].items():
             yield from _stats(basis, f"margin_{name}", "", "", block)
+        for name, block in found["newcomers"].items():
+            yield from _stats(basis, f"new.{name}", "", "", block)
         yield from _stats(basis, "residual", "", "", found["residual"])
         for scope, kinds in found["returns"].items():
             for what, result in kinds.items():
@@ -371,7 +412,9 @@ def html(table: Mapping[str, Any], figures: Mapping[str, str]) -> str:
         labels=LABELS,
         kinds=KIND_LABELS,
         compared=COMPARED,
-        scopes={"existing": "opening's customers", "with_acquired": "with acquired customers"},
+        scopes=SCOPE_LABELS,
+        newcomers=NEWCOMER_LABELS,
+        assumptions=ASSUMPTIONS,
         whats={"published": "as published", "achieved": "without revisions"},
     )
 

@@ -172,10 +172,14 @@ def _holdout(entries: Sequence[Entry], summary: Summary) -> list[dict[str, Any] 
         value, error = compare.total(one.log_score)
         counts = compare.accuracy(actual, one.expected)
         totals = {}
-        for total, unit in (("orders", "orders"), ("spend", summary.currency)):
+        for total, unit, expected in (
+            ("orders", "orders", float(one.expected.sum())),
+            ("spend", summary.currency, one.expected_spend),
+        ):
             drawn = entry.table["validation"].get(f"holdout_{total}", {})
             totals[total] = {
                 "unit": unit,
+                "expected": expected,
                 "crps": one.crps[total],
                 "interval_90": drawn.get("interval_90"),
                 "inside_90": drawn.get("inside_90"),

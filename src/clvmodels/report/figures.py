@@ -25,10 +25,18 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from clvmodels.artifacts import Equity, Posterior, Summary, interval
+from clvmodels.report import position
 from clvmodels.report.histories import surfaces
 
 INK, MODEL, PALE, FAINT, GREY = "#1c2733", "#2f5d8a", "#a9c1d9", "#e4ecf4", "#75808c"
-LINES = {"expected": "-", "latent": (0, (5, 2)), "predictive": (0, (1, 1.6)), "point": "-"}
+LINES: dict[str, Any] = {
+    "expected": "-",
+    "latent": (0, (5, 2)),
+    "predictive": (0, (1, 1.6)),
+    "systematic": (0, (6, 1.5, 1, 1.5)),
+    "point": "-",
+}
+
 
 _STYLE = {
     "font.family": "DejaVu Sans",
@@ -188,7 +196,8 @@ def year_bands(table: Mapping[str, Any], ax: Any = None) -> Any:
     ax.set_xticks(range(len(bands)), [band["label"] for band in bands])
     ax.set_xlabel("Years after the valuation date")
     ax.set_ylabel(f"Equity ({table['currency']})")
-    ax.set_ylim(0, 1.12 * max(tops))
+    low = min(0.0, *means)
+    ax.set_ylim(1.12 * low, 1.12 * max(*tops, -low))
     _thousands(ax.yaxis)
     return figure
 
@@ -248,7 +257,7 @@ def segment_shares(table: Mapping[str, Any], column: str, ax: Any = None) -> Any
         ax.set_xlabel(f"Share of equity (level {base}; logarithmic)")
         ax.minorticks_off()
     else:
-        ax.set_xlim(0)
+        ax.set_xlim(None if min(means) < 0 else 0)
         ax.set_xlabel(f"Share of equity (level {base})")
     _shares(ax.xaxis)
     ax.legend(loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0.2)
@@ -282,10 +291,10 @@ def comparison(table: Mapping[str, Any]) -> Any:
         ax.axvline(actual, color=INK, lw=0.9, ls=(0, (2, 1.6)), label="observed")
         for j, block in zip(places, later, strict=True):
             if block:
-                if block["totals"]["orders"]["interval_90"]:
-                    ax.plot(block["totals"]["orders"]["interval_90"], [j, j], color=MODEL, lw=1.2)
-                expected = (1 + block["bias"]["orders"]["value"]) * actual
-                ax.plot(expected, j, "o", color="white", mec=MODEL, ms=4.5, mew=1.2)
+                total = block["totals"]["orders"]
+                if total["interval_90"]:
+                    ax.plot(total["interval_90"], [j, j], color=MODEL, lw=1.2)
+                ax.plot(total["expected"], j, "o", color="white", mec=MODEL, ms=4.5, mew=1.2)
         ax.legend(loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0.2)
         ax.set_xlabel("Purchases in the holdout\n(expected; 90 % predictive interval)")
         _thousands(ax.xaxis)
@@ -433,6 +442,27 @@ def frequency_histogram(arrays: Any, ax: Any = None) -> Any:
     ax.set_xticks(place, arrays["frequency"].values.tolist())
     ax.set_xlabel("Repeat purchases in the window")
     ax.set_ylabel("Customers")
+    _thousands(ax.yaxis)
+    handles, labels = ax.get_legend_handles_labels()
+    order = sorted(range(len(labels)), key=lambda j: labels[j] != "observed")
+    ax.legend([handles[j] for j in order], [labels[j] for j in order], loc="upper right")
+    return figure
+
+
+@_styled
+def recency_histogram(arrays: Any, unit: str, ax: Any = None) -> Any:
+    """Repeat buyers by the time since their last purchase, observed and expected."""
+    figure, ax = _axes(ax, 4.4, 2.7)
+    edges = arrays["silence_edges"].values
+    middle = (edges[1:] + edges[:-1]) / 2
+    low, mean, high = arrays["silence_model"].values
+    ax.bar(middle, arrays["silence_observed"].values, width=0.8 * np.diff(edges), color=FAINT, edgecolor=GREY,
+           lw=0.7, label="observed")  # fmt: skip
+    if np.isfinite(low).all():
+        ax.vlines(middle, low, high, color=MODEL, lw=3.2, label="90 % predictive interval")
+    ax.plot(middle, mean, "o", color="white", mec=MODEL, ms=4.5, mew=1.2, label="model, mean")
+    ax.set_xlabel(f"Time since the last purchase ({unit}s)")
+    ax.set_ylabel("Customers who bought again")
     _thousands(ax.yaxis)
     handles, labels = ax.get_legend_handles_labels()
     order = sorted(range(len(labels)), key=lambda j: labels[j] != "observed")
@@ -636,6 +666,7 @@ def draw_all(
             f" The {SEGMENTS_SHOWN} most valuable of {len(blocks)}." if len(blocks) > SEGMENTS_SHOWN else ""
         )
         out[f"segments_{number}"] = (segment_shares(table, column), f"By {column}.{intervals}{more}")
+    out |= position.figures(table)
     if (s := surfaces(summary, posterior, table["assumptions"])) is not None:
         age = f"{float(s['age']):,.0f} {unit}s"
         out["histories"] = (
@@ -672,6 +703,11 @@ def _checked(arrays: Any, table: Mapping[str, Any], money: str) -> dict[str, tup
     out = {
         "frequency": (frequency_histogram(arrays), f"Customers by repeat purchases.{of}"),
     }
+    if "silence_edges" in arrays:
+        out["recency"] = (
+            recency_histogram(arrays, table["assumptions"]["time_unit"]),
+            f"Repeat buyers by how long ago they last bought.{of}",
+        )
     if "weekly_model" in arrays:
         out["tracking"] = (
             tracking(arrays, table["assumptions"]["valuation_date"]),

@@ -13,7 +13,7 @@ from typing import Any
 from clvmodels.artifacts import Assumptions, Check, Equity, Posterior, Summary
 from clvmodels.config import Config, dump
 from clvmodels.errors import InputError
-from clvmodels.report import page, tables
+from clvmodels.report import page, position, tables
 
 _ROLES = ("purchases", "spend")
 
@@ -55,6 +55,9 @@ def write(
     _save_customers(folder / "customers.parquet", equity, table)
     (folder / "summary.json").write_text(tables.dumps(table), encoding="utf-8")
     write_csv(folder / "segments.csv", tables.SEGMENT_COLUMNS, tables.segment_rows(table))
+    write_csv(folder / "partitions.csv", tables.SEGMENT_COLUMNS, position.partition_rows(table))
+    write_csv(folder / "risk.csv", position.RISK_COLUMNS, position.risk_rows(table))
+    write_csv(folder / "wake_up.csv", position.WAKE_UP_COLUMNS, position.wake_up_rows(equity))
     write_csv(folder / "validation.csv", tables.VALIDATION_COLUMNS, tables.validation_rows(table))
     if table["effects"]:
         from clvmodels.report import effects

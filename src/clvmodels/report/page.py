@@ -19,13 +19,18 @@ RANKS_SHOWN = 3
 _TITLES = {
     "frequency_histogram": "Purchases per customer",
     "zero_class": "Customers without a repeat purchase",
+    "recency": "Time since the last purchase",
     "tracking_band": "Tracking inside the band",
     "tracking_error": "Tracking error",
+    "window_halves": "Both halves of the window",
     "spend_mean": "Mean spend",
     "spend_median": "Median spend",
+    "spend_distribution": "Distribution of spend",
     "spend_frequency_correlation": "Spend and frequency unrelated",
     "holdout_orders": "Holdout: purchases",
     "holdout_spend": "Holdout: spend",
+    "stability_purchases": "Backtest: purchase parameters stable",
+    "stability_spend": "Backtest: spend parameters stable",
 }
 _MARKS = {True: ("✓", "passed"), False: ("✕", "failed"), None: (NONE, "no verdict")}
 _CONCENTRATION = {
@@ -125,6 +130,7 @@ def confidence(table: Mapping[str, Any]) -> list[tuple[bool | None, str, str]]:
     )
     rows.append((None, "Beyond the data", beyond))
     rows.append(_holdout(table))
+    rows.append(_backtest(table))
     checks = [
         c for c in _data_checks(table) if c["passed"] is not None and not c["name"].startswith("holdout")
     ]
@@ -198,6 +204,33 @@ def _holdout(table: Mapping[str, Any]) -> tuple[bool | None, str, str]:
         f"{which}: the truth lies outside the 90{SPACE}% interval. {text} "
         "Read every interval here as too narrow."
     )  # fmt: skip
+
+
+def _backtest(table: Mapping[str, Any]) -> tuple[bool | None, str, str]:
+    """How far ahead forecasts were tested on the past, what came of it, and what is calibrated."""
+    found, title = table.get("backtest"), "Tested on the past"
+    if not found:
+        return None, title, (
+            "Not yet measured: run python -m clvmodels backtest with this config, then fit again. Until then "
+            "no horizon is validated, no coverage is known and no interval is calibrated."
+        )  # fmt: skip
+    parts = [
+        f"{b['label']}: purchases {{backtest.horizons.{k}.orders.coverage:percent}}, revenue "
+        f"{{backtest.horizons.{k}.revenue.coverage:percent}} of "
+        f"{{backtest.horizons.{k}.origins.value:count}} origins "
+        f"({{backtest.horizons.{k}.separate.value:count}} without overlap)"
+        for k, b in enumerate(found["horizons"])
+    ]
+    held = found["held"]
+    text = (
+        f"Forecasts of the past were tested up to {found['horizon']} ahead, within which "
+        "{backtest.share.mean} of this equity lies. 90\u00a0% predictive intervals held: "
+        f"{'; '.join(parts)}. Validated horizon: {held or 'none'}. "
+    )
+    if found["calibrated"] is None:
+        text += f"Calibrated interval: none, because {found['reason']}"
+    verdicts = [block["holds"] for block in found["horizons"]]
+    return False if False in verdicts else True if all(verdicts) else None, title, text
 
 
 def _ninety(block: Mapping[str, Any], name: str) -> str:

@@ -30,7 +30,7 @@ from clvmodels.artifacts import (
 )
 from clvmodels.config import Config
 from clvmodels.models import registry
-from clvmodels.report import effects, histories
+from clvmodels.report import effects, histories, position
 from clvmodels.report.text import SPACE, duration, fill, long_date
 
 SCHEMA = 1
@@ -39,6 +39,9 @@ SCHEMA = 1
 SIGNIFICANT = 10
 RANKS = 10
 """Rank probabilities are given for at most this many ranks."""
+
+_PLACES: Any = {"out": True, "data": {"source"}, "validation": {"backtest"}}
+"""Keys of the config that say where things lie."""
 
 EXCLUDED = (
     "competition",
@@ -61,6 +64,7 @@ def build(
     versions: Mapping[str, str],
     diagnostics: Mapping[str, Any],
     arrays: Any = None,
+    backtest: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Every number of the run, with unit and level.
 
@@ -74,6 +78,8 @@ def build(
     arrays
         Dataset of :func:`clvmodels.validate.checks.predictive_checks`; source of the block
         ``validation``.
+    backtest
+        As made by :func:`clvmodels.report.backtest.block`; None: not measured.
 
     Returns
     -------
@@ -110,11 +116,13 @@ def build(
         | {"window": _longest(summary)},
         "segments": {name: _segment(equity, summary, name, total) for name in summary.segments},
         "concentration": _concentration(data, levels),
+        **position.blocks(equity, assumptions),
         "histories": [],
         "posterior": {},
         "maximum": {},
         "diagnostics": _diagnostics(posterior, diagnostics, config),
         "validation": _validation(arrays, money),
+        "backtest": dict(backtest) if backtest else None,
         "checks": [
             {"name": c.name, "passed": c.passed, "sentence": c.sentence, "value": c.value,
              "threshold": c.threshold, "figure": c.figure}
@@ -125,7 +133,7 @@ def build(
         "versions": dict(versions),
         "fingerprints": {
             "data": summary.fingerprint,
-            "config": _hash(config.model_dump_json(exclude={"out": True, "data": {"source"}}).encode()),
+            "config": _hash(config.model_dump_json(exclude=_PLACES).encode()),
             "posterior": _hash(
                 *(np.ascontiguousarray(p).tobytes() for p in posterior.centre()),
                 *(np.ascontiguousarray(found.flat).tobytes() for found in posterior.effects),
@@ -226,7 +234,7 @@ def _segment(
     labels = summary.segments[name].labels
     draws = {lv: variable.sel(level=lv).transpose("draw", ...).values for lv in total}
     size = equity.segment_sizes(name).astype(float)
-    ranks = {lv: _ranks(d, size) for lv, d in draws.items()}
+    ranks = {lv: rank_probabilities(d, size) for lv, d in draws.items()}
     money = equity.currency
     return [
         {
@@ -247,7 +255,7 @@ def _segment(
     ]
 
 
-def _ranks(draws: np.ndarray, size: np.ndarray) -> dict[str, Any]:
+def rank_probabilities(draws: np.ndarray, size: np.ndarray) -> dict[str, Any]:
     """P(rank) of each segment by equity, and P(highest equity per customer), from draws[draw, segment]."""
     if len(draws) < 2:
         return {"probabilities": None, "highest_per_customer": None}
@@ -346,6 +354,7 @@ def _assumptions(
         "currency": summary.currency,
         "margin": {"mean": margin.mean(), "low": margin.min(), "high": margin.max(), "unit": "share"},
         "margin_source": assumptions.margin_source,
+        "cost": assumptions.cost_source or None,
         "annual_discount_rate": {"value": assumptions.annual_discount_rate, "unit": "share"},
         "delta": {"value": assumptions.delta, "unit": f"1/{unit}"},
         "units_per_year": assumptions.units_per_year,
@@ -423,6 +432,7 @@ def sentences(table: Mapping[str, Any]) -> list[str]:
     worth = (
         f"On {when} the {{customers.total.value}} existing customers were worth "
         f"{{currency}}{SPACE}{{{at}.mean}} in discounted future contribution margin"
+        + (", less what it costs to keep them" if table["assumptions"].get("cost") else "")
     )
     if table["equity"]["existing"][base]["sd"] is None:
         worth += "; one parameter vector was used, so there is no statement of how sure that is."
@@ -451,7 +461,25 @@ def sentences(table: Mapping[str, Any]) -> list[str]:
         f"{{bands.0.share.mean}} of it falls in the first year, and {{beyond_window.mean}} lies further "
         f"ahead than the {table['beyond_window']['window']} the data span."
     )
-    return [worth, alive + ".", where]
+    return [worth, alive + ".", where + _at_risk(table, base)]
+
+
+def _at_risk(table: Mapping[str, Any], base: str) -> str:
+    """What the third sentence adds where equity was surveyed."""
+    if not table.get("risk") or not table["risk"]["by_p_alive"]:
+        return ""
+    even = next(k for k, entry in enumerate(table["risk"]["by_p_alive"]) if entry["below"] == 0.5)
+    text = (
+        f" Customers with less than an even chance of still being active hold "
+        f"{{risk.by_p_alive.{even}.share.{base}.mean}} of it"
+    )
+    names = [entry["name"] for entry in table["sensitivities"]]
+    if "discount_up" in names:
+        text += (
+            "; a discount rate two points higher would change it by "
+            f"{{sensitivities.{names.index('discount_up')}.relative.mean}}"
+        )
+    return text + "."
 
 
 def _ninety(block: Mapping[str, Any], key: str) -> str:
@@ -508,6 +536,7 @@ def disclosures(table: Mapping[str, Any]) -> list[tuple[str, str]]:
             )
             + ". Source: {assumptions.margin_source}.",
         ),
+        *_about_cost(table),
         (
             "Discounting",
             "{assumptions.annual_discount_rate.value} a year (effective), that is {assumptions.delta.value} "
@@ -541,8 +570,7 @@ def disclosures(table: Mapping[str, Any]) -> list[tuple[str, str]]:
         ),
         (
             "Stability",
-            "Parameters were estimated on one window; no second window was fitted for comparison, and no "
-            "change against an earlier report is stated.",
+            _about_stability(table) + " No change against an earlier report is stated.",
         ),
         (
             "Accounting",
@@ -555,6 +583,34 @@ def disclosures(table: Mapping[str, Any]) -> list[tuple[str, str]]:
             "rate here, and a share of customers who buy again is not one. “Equity” is the value of a set "
             "of customers, “value” that of one.",
         ),
+    ]
+
+
+def _about_stability(table: Mapping[str, Any]) -> str:
+    if not table.get("backtest"):
+        return "Parameters were estimated on one window; no second window was fitted for comparison."
+    found = [c["sentence"] for c in table["checks"] if c["name"].startswith("stability")]
+    return " ".join(
+        found or ["A backtest refitted the parameters at earlier days; their stability is not judged."]
+    )
+
+
+def _about_cost(table: Mapping[str, Any]) -> list[tuple[str, str]]:
+    if not table["assumptions"].get("cost"):
+        return []
+    text = (
+        "Subtracted from value: {assumptions.cost}. Value may then be negative, and is shown as it is; "
+        "concentration (Gini, Lorenz, top tenth) is that of the positive part of value"
+    )
+    losing = table.get("negative")
+    if losing:
+        level = next(iter(losing["customers"]))
+        text += (
+            f", without the {{negative.customers.{level}.mean}} customers below zero and the "
+            f"{{negative.value.{level}.mean}} of theirs (level {level})"
+        )
+    return [
+        ("Cost of keeping customers", text + ". Example histories and their values are before this cost.")
     ]
 
 

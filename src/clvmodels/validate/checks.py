@@ -17,6 +17,7 @@ import numpy as np
 
 from clvmodels.artifacts import DAYS_PER_UNIT, Assumptions, Check, Posterior, Summary, interval
 from clvmodels.models import registry
+from clvmodels.numerics.special import ranks
 
 if TYPE_CHECKING:
     from clvmodels.value import Natives
@@ -28,9 +29,10 @@ CUSTOMERS = 20_000
 INTERVAL = 0.90
 """Probability of the predictive intervals that tracking and holdout are held against."""
 P_MINIMUM = 0.05
-"""Smallest posterior predictive p of the frequency histogram that passes."""
+"""Smallest posterior predictive p of a histogram (frequency, recency, spend) that passes."""
 STATISTIC_INTERVAL = 0.95
-"""Probability of the predictive interval that the zero class and spend statistics must be in."""
+"""Probability of the predictive interval that the zero class, the share of the window's second half and
+spend statistics must be in."""
 BAND_TAIL = 0.01
 """Tracking passes if the weeks inside the band are at least this quantile of the binomial
 distribution that they would follow if the band held for each week independently."""
@@ -42,6 +44,10 @@ replicated data that passes. At 0.2 frequency explains 4 % of the variance of sp
 and Lee (2005) found .11 on CDNOW (.06 without one customer) and judged independence good enough."""
 FREQUENCIES = 8
 """Classes of the frequency histogram: 0, 1, ..., and the last is open."""
+SPENDS = 10
+"""Classes of mean spend, equally probable in replicated data."""
+SILENCES = 10
+"""Classes of equal width of the time since the last purchase, up to the longest age."""
 
 _WEEK = 7.0
 _SPEND_BINS = 40
@@ -58,13 +64,16 @@ def predictive_checks(summary: Summary, posterior: Posterior, seed: int) -> tupl
     Returns
     -------
     checks
-        ``frequency_histogram``, ``zero_class``, ``tracking_band``, ``tracking_error``,
-        ``spend_mean``, ``spend_median``, ``spend_frequency_correlation``, and where a holdout
-        exists ``holdout_orders`` and ``holdout_spend``. For a single parameter vector no
-        verdict is given (``passed`` None): it has no interval to be inside of.
+        ``frequency_histogram``, ``zero_class``, ``recency``, ``tracking_band``, ``tracking_error``,
+        ``window_halves``, ``spend_mean``, ``spend_median``, ``spend_distribution``,
+        ``spend_frequency_correlation``, and where a holdout exists ``holdout_orders`` and
+        ``holdout_spend``. For a single parameter vector no verdict is given (``passed`` None): it has
+        no interval to be inside of.
     arrays
         xarray Dataset for the figures: ``frequency_observed[frequency]`` and
-        ``frequency_model[band, frequency]`` (customers), ``weekly_observed[week]``,
+        ``frequency_model[band, frequency]`` (customers), ``silence_observed[silence]`` and
+        ``silence_model[band, silence]`` (repeat buyers by time since the last purchase;
+        ``silence_edges[silence_edge]`` in time units), ``weekly_observed[week]``,
         ``weekly_model[band, week]`` and the same ``cumulative_*`` (repeat purchases;
         coordinate ``week`` is the last day of the week; on a discrete clock the periods take the
         place of weeks, and a table of summaries has neither), ``spend_observed[bin]`` and
@@ -157,11 +166,15 @@ def _purchases(sample: _Sample, natives: Natives, picks: np.ndarray) -> Found:
 
     histogram = np.empty((len(picks), FREQUENCIES))
     halves = np.empty((len(picks), 2, weeks))
+    silence = np.empty((len(picks), SILENCES))
+    edges = np.linspace(0.0, max(float(T.max()), 1e-9), SILENCES + 1)
     for d, theta in enumerate(natives.thetas(picks, sample.chosen)):
         histories = family.simulate(theta, T, sample.rng)
         seen = histories.time <= T[histories.customer]
         owner = histories.customer[seen]
         histogram[d] = _histogram(np.bincount(owner, minlength=len(T)))
+        last = np.flatnonzero(np.r_[owner[1:] != owner[:-1], len(owner) > 0])
+        silence[d] = np.histogram(T[owner[last]] - histories.time[seen][last], edges)[0]
         if summary.clock == "discrete":
             week = (T[owner] - histories.time[seen]).astype(int)
         else:
@@ -171,17 +184,17 @@ def _purchases(sample: _Sample, natives: Natives, picks: np.ndarray) -> Found:
         halves[d] = np.bincount(key, minlength=2 * weeks).reshape(2, weeks)
 
     observed = _histogram(sample["frequency"].astype(int)).astype(float)
-    expected = np.maximum(histogram.mean(axis=0), 0.5)
-    discrepancy = ((observed - expected) ** 2 / expected).sum()
-    replicated = ((histogram - expected) ** 2 / expected).sum(axis=1)
-    p = float((replicated >= discrepancy).mean())
-    follow = sample.verdict(p >= P_MINIMUM)
+    bought = sample["frequency"] > 0
+    silent = np.histogram((T - sample["recency"])[bought], edges)[0].astype(float)
     zero, zeros = observed[0] / len(T), histogram[:, 0] / len(T)
     low, high = interval(zeros, STATISTIC_INTERVAL)
 
     arrays: dict[str, Any] = {
         "frequency_observed": ("frequency", observed),
         "frequency_model": (("band", "frequency"), sample.bands(histogram)),
+        "silence_edges": ("silence_edge", edges),
+        "silence_observed": ("silence", silent),
+        "silence_model": (("band", "silence"), sample.bands(silence)),
     }
     tracked = []
     if weeks:
@@ -194,20 +207,10 @@ def _purchases(sample: _Sample, natives: Natives, picks: np.ndarray) -> Found:
             "cumulative_observed": ("week", weekly.cumsum()),
             "cumulative_model": (("band", "week"), sample.bands(_to_all(halves.cumsum(axis=2), scale))),
         }
-        tracked = _tracking(sample, weekly, bands)
+        tracked = [*_tracking(sample, weekly, bands), *_halves(sample, weekly, halves, scale)]
     return [
-        Check(
-            name="frequency_histogram",
-            passed=follow,
-            value=p,
-            threshold=P_MINIMUM,
-            figure="frequency",
-            sentence=(
-                f"Repeat purchases per customer {'do not follow' if follow is False else 'follow'} the "
-                f"model's distribution: chi-square discrepancy {discrepancy:.1f}, in replicated data "
-                f"{replicated.mean():.1f} on average, posterior predictive p = {p:.2f} (at least {P_MINIMUM})"
-                f"{of}."
-            ),
+        _follows(
+            sample, "frequency_histogram", "frequency", "Repeat purchases per customer", observed, histogram
         ),
         Check(
             name="zero_class",
@@ -219,8 +222,74 @@ def _purchases(sample: _Sample, natives: Natives, picks: np.ndarray) -> Found:
                 f"{_percent(zeros.mean())}{sample.within(low, high, STATISTIC_INTERVAL, _percent)}{of}."
             ),
         ),
+        _follows(
+            sample, "recency", "recency", "Times since the last purchase of repeat buyers", silent, silence
+        ),
         *tracked,
     ], arrays
+
+
+def _follows(
+    sample: _Sample, name: str, figure: str, what: str, observed: np.ndarray, replicated: np.ndarray
+) -> Check:
+    """Chi-square discrepancy of a histogram from its expectation, against that of replicated data.
+
+    Parameters
+    ----------
+    observed, replicated
+        Counts, shapes (class,) and (replicate, class).
+    """
+    expected = np.maximum(replicated.mean(axis=0), 0.5)
+    discrepancy = ((observed - expected) ** 2 / expected).sum()
+    usual = ((replicated - expected) ** 2 / expected).sum(axis=1)
+    p = float((usual >= discrepancy).mean())
+    verdict = sample.verdict(p >= P_MINIMUM)
+    return Check(
+        name=name,
+        passed=verdict,
+        value=p,
+        threshold=P_MINIMUM,
+        figure=figure,
+        sentence=(
+            f"{what} {'do not follow' if verdict is False else 'follow'} the model's distribution: "
+            f"chi-square discrepancy {discrepancy:.1f}, in replicated data {usual.mean():.1f} on average, "
+            f"posterior predictive p = {p:.2f} (at least {P_MINIMUM}){sample.of}."
+        ),
+    )
+
+
+def _halves(sample: _Sample, observed: np.ndarray, halves: np.ndarray, scale: float) -> list[Check]:
+    """Whether one set of parameters holds for both halves of the window.
+
+    Parameters
+    ----------
+    observed
+        Repeat purchases by week, shape (week,).
+    halves
+        Replicated, of two halves of the customers, shape (replicate, half, week).
+    """
+    middle = len(observed) // 2
+    if not middle or not observed.sum():
+        return []
+    parts = np.stack([halves[:, :, :middle].sum(axis=2), halves[:, :, middle:].sum(axis=2)], axis=2)
+    totals = _to_all(parts, scale)
+    model = totals[:, 1] / np.maximum(totals.sum(axis=1), 1.0)
+    seen = float(observed[middle:].sum() / observed.sum())
+    low, high = interval(model, STATISTIC_INTERVAL)
+    verdict = sample.verdict(low <= seen <= high)
+    sentence = (
+        f"{_percent(seen)} of the window's repeat purchases fall into its second half; with the same "
+        f"parameters throughout, the model expects {_percent(model.mean())}"
+        f"{sample.within(low, high, STATISTIC_INTERVAL, _percent)}."
+    )
+    if verdict is False:
+        sentence += (
+            " Parameters that held all along would not give this: rates changed, or later customers differ "
+            "from earlier ones."
+        )
+    return [
+        Check(name="window_halves", passed=verdict, value=seen, figure="tracking", sentence=sentence),
+    ]
 
 
 def _tracking_unit(summary: Summary) -> str:
@@ -272,12 +341,13 @@ def _to_all(halves: np.ndarray, scale: float) -> np.ndarray:
 
 
 def _tracking(sample: _Sample, observed: np.ndarray, bands: np.ndarray) -> list[Check]:
-    from scipy.stats import binom
+    from scipy.special import bdtr
 
     low, mean, high = bands
     weeks = len(observed)
     share = float(((low <= observed) & (observed <= high)).mean())
-    floor = float(binom.ppf(BAND_TAIL, weeks, INTERVAL) / weeks)
+    below = bdtr(np.arange(weeks + 1.0), weeks, INTERVAL)  # distribution of weeks inside the band
+    floor = float(np.searchsorted(below, BAND_TAIL) / weeks)
     verdict = sample.verdict(share >= floor)
     unit = _tracking_unit(sample.summary)
     if sample.point:
@@ -343,7 +413,7 @@ def _spend(sample: _Sample, natives: Natives, picks: np.ndarray) -> Found:
             sample.bands(np.stack([_by_frequency(x, one) for one in replicated])),
         ),
     }
-    checks = []
+    checks: list[Check] = []
     for statistic, of_buyers in (("mean", np.mean), ("median", np.median)):
         seen, model = float(of_buyers(spend)), of_buyers(replicated, axis=1)
         low, high = interval(model, STATISTIC_INTERVAL)
@@ -360,6 +430,18 @@ def _spend(sample: _Sample, natives: Natives, picks: np.ndarray) -> Found:
                 ),
             )
         )
+    classes = np.unique(np.quantile(replicated, np.arange(1, SPENDS) / SPENDS))
+    size = len(classes) + 1
+    checks.append(
+        _follows(
+            sample,
+            "spend_distribution",
+            "spend",
+            "Mean spends of repeat buyers",
+            np.bincount(np.searchsorted(classes, spend), minlength=size).astype(float),
+            np.stack([np.bincount(np.searchsorted(classes, one), minlength=size) for one in replicated]),
+        )
+    )
     return [*checks, _correlation(sample, x, spend, replicated)], arrays
 
 
@@ -376,14 +458,12 @@ def _correlation(sample: _Sample, x: np.ndarray, spend: np.ndarray, replicated: 
     Even then the *mean* of more baskets is distributed otherwise than that of one, so that ranks
     correlate a little; what counts is the difference from replicated data.
     """
-    from scipy.stats import rankdata
-
     name = "spend_frequency_correlation"
     if np.ptp(x) == 0 or np.ptp(spend) == 0:
         sentence = "Spend or frequency is the same for all repeat buyers: there is no correlation to check."
         return Check(name=name, passed=None, threshold=CORRELATION_LIMIT, sentence=sentence)
     found = {}
-    for kind, scale in (("Pearson", np.asarray), ("Spearman", rankdata)):
+    for kind, scale in (("Pearson", np.asarray), ("Spearman", ranks)):
         model = [_correlate(scale(x), scale(one)) for one in replicated]
         found[kind] = (_correlate(scale(x), scale(spend)), float(np.mean(model)))
     excess = max((seen - model for seen, model in found.values()), key=abs)

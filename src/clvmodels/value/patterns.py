@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -19,7 +20,7 @@ from clvmodels.errors import InputError
 from clvmodels.models import links, registry
 from clvmodels.models.family import Family
 from clvmodels.numerics.discounting import Flow
-from clvmodels.value.stream import TILE, Tile, Valuation, valuation_flow
+from clvmodels.value.stream import TILE, Then, Tile, Valuation, itself, valuation_flow
 from clvmodels.value.threads import ordered
 
 _NONE = Patterns(index=np.zeros(0, int), keys=np.zeros((1, 0)), unseen=())
@@ -144,21 +145,27 @@ class PatternedValuation:
         edges = np.array(self.assumptions.band_years) * self.assumptions.units_per_year
         return np.minimum(edges, self.assumptions.horizon)
 
-    def expected(self, *, details: bool = True) -> Iterator[Tile]:
+    @property
+    def may_lose(self) -> bool:
+        """Whether a customer may be worth less than nothing."""
+        a = self.assumptions
+        return a.cost_alive > 0 or a.cost_addressed > 0 or bool((a.margin < 0).any())
+
+    def expected(self, *, details: bool = True, then: Then = itself) -> Iterator[Any]:
         """Level expected, see :meth:`Valuation.expected`."""
-        return self._each(lambda part: part.expected(details=details))
+        return self._each(lambda part, after: part.expected(details=details, then=after), then)
 
-    def latent(self) -> Iterator[Tile]:
+    def latent(self, *, then: Then = itself) -> Iterator[Any]:
         """Level latent, see :meth:`Valuation.latent`."""
-        return self._each(lambda part: part.latent())
+        return self._each(lambda part, after: part.latent(then=after), then)
 
-    def predictive(self) -> Iterator[Tile]:
+    def predictive(self, *, then: Then = itself) -> Iterator[Any]:
         """Level predictive, see :meth:`Valuation.predictive`."""
-        return self._each(lambda part: part.predictive())
+        return self._each(lambda part, after: part.predictive(then=after), then)
 
     def future(self, edges: Sequence[float] | np.ndarray) -> Iterator[Tile]:
         """Orders and revenue in bins after T, see :meth:`Valuation.future`."""
-        return self._each(lambda part: part.future(edges))
+        return self._each(lambda part, after: map(after, part.future(edges)), itself)
 
     def part(self, number: int, threads: int | None = None) -> Valuation:
         """The valuation of one pattern's customers, ``members[number]``."""
@@ -179,19 +186,19 @@ class PatternedValuation:
             window=float(self.summary["T"].max()),
         )
 
-    def _each(self, tiles: Callable[[Valuation], Iterator[Tile]]) -> Iterator[Tile]:
-        """Tiles of all patterns: of large ones on threads, of small ones a pattern a thread."""
+    def _each(self, tiles: Callable[[Valuation, Then], Iterator[Any]], then: Then) -> Iterator[Any]:
+        """What is made of the tiles: of large patterns on threads, of small ones a pattern a thread."""
 
-        def small(number: int) -> list[Tile]:
-            return [_placed(tile, self.members[number]) for tile in tiles(self.part(number, 1))]
+        def each(number: int, threads: int | None) -> Iterator[Any]:
+            members = self.members[number]
+            return tiles(self.part(number, threads), lambda tile: then(_placed(tile, members)))
 
         numbers = range(len(self.members))
         for number in numbers:
             if len(self.members[number]) > TILE:
-                for tile in tiles(self.part(number, self.threads)):
-                    yield _placed(tile, self.members[number])
+                yield from each(number, self.threads)
         few = [number for number in numbers if len(self.members[number]) <= TILE]
-        for found in ordered(small, few, self.threads):
+        for found in ordered(lambda number: list(each(number, 1)), few, self.threads):
             yield from found
 
 

@@ -1,22 +1,27 @@
 """Streams tiles of customers through the draws; nothing of size draws × customers is kept.
 
-A tile is a fixed number of customers with all draws. Random streams belong to tiles, and
-results come back in the order of tiles, so that threads and memory change nothing.
+A tile is a fixed number of customers with all draws; at level expected, of kinds of customers:
+those with equal statistics and margin are worth the same in every draw. Random streams belong to
+tiles, and results come back in the order of tiles, so that threads and memory change nothing.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from clvmodels.artifacts import Assumptions, Posterior, Rows, Summary
+from clvmodels.errors import InputError
 from clvmodels.models import registry
 from clvmodels.models.family import PurchaseFamily, SpendFamily
 from clvmodels.numerics import loops
 from clvmodels.numerics.discounting import Flow
+from clvmodels.value.presence import PresenceTable, span, tabulate_presence
+from clvmodels.value.residual import groups as residual_groups
 from clvmodels.value.residual import make_schedule, residual, tabulate
 from clvmodels.value.threads import ordered
 
@@ -34,23 +39,99 @@ class Tile:
     ----------
     customers
         Positions in the summary.
-    value
-        Shape (customer, draw), currency.
+    distinct
+        Shape (kind, draw), currency: a value for each kind of customer.
+    kind
+        Kind of each customer, shape (customer,); None where every customer is its own.
     alive, orders, revenue
         Sums over the tile: shapes (draw,), (draw, horizon), (draw, horizon).
     bands
         Level expected: value by window of the future, summed, shape (draw, band).
     details
-        Level expected: per-customer posterior means, name → shape (customer,).
+        Level expected: posterior means, name → shape (kind,).
     """
 
     customers: np.ndarray
-    value: np.ndarray
+    distinct: np.ndarray
     alive: np.ndarray
     orders: np.ndarray
     revenue: np.ndarray
+    kind: np.ndarray | None = None
     bands: np.ndarray | None = None
     details: Mapping[str, np.ndarray] | None = None
+
+    @property
+    def value(self) -> np.ndarray:
+        """Value of every customer, shape (customer, draw)."""
+        return self.distinct if self.kind is None else self.distinct[self.kind]
+
+    @property
+    def members(self) -> np.ndarray | None:
+        """Customers of each kind, shape (kind,)."""
+        return None if self.kind is None else np.bincount(self.kind, minlength=len(self.distinct))
+
+    def sum(self, where: np.ndarray | None = None) -> np.ndarray:
+        """Value of the customers of a mask, or of all, shape (draw,)."""
+        if self.kind is None:
+            return (self.distinct if where is None else self.distinct[where]).sum(axis=0)
+        kind = self.kind if where is None else self.kind[where]
+        times = np.bincount(kind, minlength=len(self.distinct)).astype(float)
+        return np.einsum("k,kd->d", times, self.distinct)
+
+    def sum_by(self, codes: np.ndarray) -> dict[int, np.ndarray]:
+        """Value by code of the customers, shape (draw,) each."""
+        return {int(code): self.sum(codes == code) for code in np.unique(codes)}
+
+
+@dataclass(frozen=True)
+class Kinds:
+    """Customers folded to those that are worth the same, in order of group, row and spend.
+
+    Attributes
+    ----------
+    order
+        Customers, those of a kind next to each other.
+    start
+        Where each kind begins in ``order``, and the number of customers.
+    row
+        Row of each kind.
+    group, statistics
+        Group of each row, ascending in the order of kinds, and the statistics of each group: rows with
+        one value given alive.
+    """
+
+    order: np.ndarray
+    start: np.ndarray
+    row: np.ndarray
+    group: np.ndarray
+    statistics: np.ndarray
+
+    @classmethod
+    def of(cls, family: PurchaseFamily, rows: Rows, spend: np.ndarray, margin: np.ndarray) -> Kinds:
+        statistics, group = residual_groups(family, rows.stats)
+        keys = (np.arange(len(margin)), margin, *spend.T[::-1], rows.index, group[rows.index])
+        order = np.lexsort(keys)
+        new = np.zeros(len(order), bool)
+        new[:1] = True
+        for key in keys[1:-1]:
+            ordered_key = key[order]
+            new[1:] |= ordered_key[1:] != ordered_key[:-1]
+        start = np.flatnonzero(new)
+        return cls(
+            order=order,
+            start=np.r_[start, len(order)],
+            row=rows.index[order[start]],
+            group=group,
+            statistics=statistics,
+        )
+
+
+Then = Callable[[Tile], Any]
+"""What is made of a tile in its thread."""
+
+
+def itself(tile: Tile) -> Any:
+    return tile
 
 
 class Valuation:
@@ -92,6 +173,11 @@ class Valuation:
         self.spend_stats = spend_statistics(self.spend, summary)
         self.window = float(self.rows["T"].max()) if window is None else window
         self.flow = valuation_flow(assumptions)
+        if assumptions.cost_alive and self.flow.undiscounted_forever:
+            raise InputError(
+                "value.cost.while_alive is paid for ever: set a positive value.annual_discount_rate or a "
+                "finite value.horizon."
+            )
         self.horizons = [Flow(delta=0.0, horizon=h) for h in assumptions.horizons.values()]
         make_schedule(self.purchases, self.draws, self.rows.stats, [self.flow])
 
@@ -101,64 +187,109 @@ class Valuation:
         edges = np.array(self.assumptions.band_years) * self.assumptions.units_per_year
         return np.minimum(edges, self.assumptions.horizon)
 
+    @property
+    def may_lose(self) -> bool:
+        """Whether a customer may be worth less than nothing."""
+        a = self.assumptions
+        return a.cost_alive > 0 or a.cost_addressed > 0 or bool((a.margin < 0).any())
+
+    def presence(self, stats: np.ndarray, flows: Sequence[Flow]) -> PresenceTable | None:
+        """Discounted time alive of sorted rows, where that costs something."""
+        if not self.assumptions.cost_alive:
+            return None
+        return tabulate_presence(self.purchases, self.draws, stats, flows)
+
+    def contact(self, flows: Sequence[Flow]) -> np.ndarray:
+        """Cost of addressing a customer for the contact window, alive or not, shape (flow,)."""
+        cost, end = self.assumptions.cost_addressed, self.assumptions.cost_window
+        if not cost:
+            return np.zeros(len(flows))
+        cut = [replace(f, start=min(f.start, end), horizon=min(f.horizon, end)) for f in flows]
+        return cost * span(cut, self.purchases.clock == "discrete")
+
     def _tiles(self) -> list[np.ndarray]:
         return [self.order[low : low + TILE] for low in range(0, len(self.order), TILE)]
 
-    def expected(self, *, details: bool = True) -> Iterator[Tile]:
-        """Level expected: ``margin · E[spend] · P(alive) · R`` for every draw.
+    def expected(self, *, details: bool = True, then: Then = itself) -> Iterator[Any]:
+        """Level expected: ``margin · E[spend] · P(alive) · R``, less the cost of keeping, for every draw.
 
         The extra window of ``bands`` at the end is what lies beyond the length of the
         observed window.
+
+        Parameters
+        ----------
+        details
+            Whether to add posterior means of each kind.
+        then
+            What is made of each tile in its thread; by default the tile itself.
         """
         edges = self.band_edges
         windows = list(itertools.pairwise(edges))
         windows.append((min(self.window, self.assumptions.horizon), self.assumptions.horizon))
         flow = self.flow
-        flows = [flow, *self.horizons]
-        flows += [
-            Flow(delta=flow.delta, start=low, horizon=high, timing=flow.timing, period=flow.period)
-            for low, high in windows
-        ]
-        table = tabulate(self.purchases, self.draws, self.rows.stats, flows)
-        split = 1 + len(self.horizons)
+        banded = [replace(flow, start=low, horizon=high) for low, high in windows]
+        flows = [flow, *self.horizons, *banded]
+        kinds = Kinds.of(self.purchases, self.rows, self.spend_stats, self.assumptions.margin)
+        table = tabulate(self.purchases, self.draws, kinds.statistics, flows)
+        kept = self.presence(kinds.statistics, [flow, *banded])
+        contact = self.contact([flow, *banded])
+        draws, horizons = len(self.draws), len(self.horizons)
 
-        def work(customers: np.ndarray) -> Tile:
-            index = self.rows.index[customers]
-            rows = slice(index[0], index[-1] + 1)
-            local = index - index[0]
-            alive = np.empty((rows.stop - rows.start, len(self.draws)))
+        def work(low: int) -> Any:
+            high = min(low + TILE, len(kinds.row))
+            start = kinds.start[low : high + 1]
+            customers, one = kinds.order[start[0] : start[-1]], kinds.order[start[:-1]]
+            rows, row = np.unique(kinds.row[low:high], return_inverse=True)
+            groups, row_group = np.unique(kinds.group[rows], return_inverse=True)
+            alive = np.empty((len(rows), draws))
             loops.over_stats(self.purchases.p_alive, self.draws, self.rows.stats[rows], alive)
-            spend = np.empty((len(customers), len(self.draws)))
-            loops.over_stats(self.spend.expected_spend, self.spend_draws, self.spend_stats[customers], spend)
-            left = table.at(rows) * alive[:, None, :]
-            margin = self.assumptions.margin[customers]
-            earned = spend * margin[:, None]
-            value = earned * left[local, 0]
-            # Every row of the tile has customers next to each other: sum those first.
-            starts = np.flatnonzero(np.diff(local, prepend=-1))
-            members = np.diff(np.r_[starts, len(local)])
-            paid, gained = np.add.reduceat(spend, starts), np.add.reduceat(earned, starts)
-            return Tile(
-                customers=customers,
-                value=value,
-                alive=members @ alive,
-                orders=np.einsum("r,rkd->dk", members, left[:, 1:split]),
-                revenue=np.einsum("rd,rkd->dk", paid, left[:, 1:split]),
-                bands=np.einsum("rd,rkd->dk", gained, left[:, split:]),
-                details=self._details(local, alive, spend, left[:, 1:split]) if details else None,
+            spend, value = np.empty((2, len(one), draws))
+            loops.over_stats(self.spend.expected_spend, self.spend_draws, self.spend_stats[one], spend)
+            total, mean = np.zeros(draws), np.empty((len(rows), horizons))
+            orders, revenue, bands = (np.zeros((n, draws)) for n in (horizons, horizons, len(windows)))
+            members = np.diff(start)
+            loops.expected_values(
+                alive,
+                spend,
+                table.at(groups),
+                self.assumptions.margin[one],
+                members.astype(float),
+                row,
+                row_group[row],
+                row_group,
+                value,
+                total,
+                orders,
+                revenue,
+                bands,
+                mean,
             )
+            if kept is not None:
+                cost = self.assumptions.cost_alive * alive[:, None] * kept.at(groups)[row_group]
+                value -= cost[row, 0]
+                bands -= np.einsum("r,rkd->kd", np.bincount(row, members, len(rows)), cost[:, 1:])
+            value -= contact[0]
+            bands -= len(customers) * contact[1:, None]
+            found = None
+            if details:
+                found = {"p_alive": alive.mean(axis=1)[row], "expected_spend": spend.mean(axis=1)}
+                for k, label in enumerate(self.assumptions.horizons):
+                    found[f"orders_{label.replace(' ', '_')}"] = mean[row, k]
+            tile = Tile(
+                customers=customers,
+                distinct=value,
+                kind=np.repeat(np.arange(len(one)), members),
+                alive=total,
+                orders=orders.T,
+                revenue=revenue.T,
+                bands=bands.T,
+                details=found,
+            )
+            return then(tile)
 
-        return ordered(work, self._tiles(), self.threads)
+        return ordered(work, range(0, len(kinds.row), TILE), self.threads)
 
-    def _details(
-        self, local: np.ndarray, alive: np.ndarray, spend: np.ndarray, orders: np.ndarray
-    ) -> dict[str, np.ndarray]:
-        details = {"p_alive": alive.mean(axis=1)[local], "expected_spend": spend.mean(axis=1)}
-        for k, label in enumerate(self.assumptions.horizons):
-            details[f"orders_{label.replace(' ', '_')}"] = orders[:, k].mean(axis=1)[local]
-        return details
-
-    def latent(self) -> Iterator[Tile]:
+    def latent(self, *, then: Then = itself) -> Iterator[Any]:
         """Level latent: each customer's own rate, dropout and mean spend are drawn."""
         flows = [self.flow, *self.horizons]
         family = self.purchases
@@ -168,7 +299,7 @@ class Valuation:
         plan = make_schedule(family, self.draws, self.rows.stats, flows)
         width = max(len(family.latents), len(self.spend.latents))
 
-        def work(task: tuple[int, np.ndarray]) -> Tile:
+        def work(task: tuple[int, np.ndarray]) -> Any:
             number, customers = task
             tile = self._empty(customers, len(self.horizons))
             loops.latent_values(
@@ -176,38 +307,40 @@ class Valuation:
                 self.spend.latent,
                 family.latent_rate or loops.exponential_rate,
                 family.latent_value or loops.exponential_value,
+                family.latent_presence or loops.exponential_presence,
                 closed,
                 self.draws,
                 self.spend_draws,
                 self.rows.stats[self.rows.index[customers]],
                 self.spend_stats[customers],
                 self.assumptions.margin[customers],
+                self.assumptions.cost_alive,
                 codes,
                 plan.nodes,
                 plan.weights,
                 self._generator("latent", number),
                 width,
-                tile.value,
+                tile.distinct,
                 tile.alive,
                 tile.orders.T,
                 tile.revenue.T,
             )
-            return tile
+            tile.distinct[:] -= self.contact([self.flow])
+            return then(tile)
 
         return ordered(work, enumerate(self._tiles()), self.threads)
 
-    def predictive(self) -> Iterator[Tile]:
+    def predictive(self, *, then: Then = itself) -> Iterator[Any]:
         """Level predictive: every future purchase and basket is drawn."""
         edges = np.r_[0.0, np.sort(list(self.assumptions.horizons.values()))]
         order = np.argsort(np.argsort(list(self.assumptions.horizons.values()), kind="stable"))
-        for tile in self._simulate("predictive", self.flow, edges):
-            yield Tile(
-                customers=tile.customers,
-                value=tile.value,
-                alive=tile.alive,
-                orders=tile.orders.cumsum(axis=1)[:, order],
-                revenue=tile.revenue.cumsum(axis=1)[:, order],
-            )
+
+        def cumulated(tile: Tile) -> Any:
+            orders, revenue = (bins.cumsum(axis=1)[:, order] for bins in (tile.orders, tile.revenue))
+            tile.distinct[:] -= self.contact([self.flow])
+            return then(replace(tile, orders=orders, revenue=revenue))
+
+        return self._simulate("predictive", self.flow, edges, cumulated)
 
     def future(self, edges: Sequence[float] | np.ndarray) -> Iterator[Tile]:
         """Predictive draws of repeat orders and revenue in consecutive bins after T.
@@ -219,9 +352,9 @@ class Valuation:
             (edges[k], edges[k+1]].
         """
         none = Flow(delta=0.0, horizon=0.0)
-        return self._simulate("future", none, np.asarray(edges, float))
+        return self._simulate("future", none, np.asarray(edges, float), itself)
 
-    def _simulate(self, stream: str, flow: Flow, edges: np.ndarray) -> Iterator[Tile]:
+    def _simulate(self, stream: str, flow: Flow, edges: np.ndarray, then: Then) -> Iterator[Any]:
         family = self.purchases
         code = flow.code(family.clock == "discrete")
         periodic, _, delta, horizon, step, offset = code
@@ -238,7 +371,7 @@ class Valuation:
         rest[3] = max(horizon - cut, 0.0) if memoryless and cut < horizon else 0.0
         width = max(len(family.latents), len(self.spend.latents))
 
-        def work(task: tuple[int, np.ndarray]) -> Tile:
+        def work(task: tuple[int, np.ndarray]) -> Any:
             number, customers = task
             tile = self._empty(customers, len(edges) - 1)
             loops.predictive_values(
@@ -251,17 +384,19 @@ class Valuation:
                 self.rows.stats[self.rows.index[customers]],
                 self.spend_stats[customers],
                 self.assumptions.margin[customers],
+                self.assumptions.cost_alive if horizon > 0 else 0.0,
+                code,
                 discounting,
                 rest,
                 edges,
                 self._generator(stream, number),
                 width,
-                tile.value,
+                tile.distinct,
                 tile.alive,
                 tile.orders.T,
                 tile.revenue.T,
             )
-            return tile
+            return then(tile)
 
         return ordered(work, enumerate(self._tiles()), self.threads)
 
@@ -269,7 +404,7 @@ class Valuation:
         n = len(self.draws)
         return Tile(
             customers=customers,
-            value=np.empty((len(customers), n)),
+            distinct=np.empty((len(customers), n)),
             alive=np.zeros(n),
             orders=np.zeros((bins, n)).T,
             revenue=np.zeros((bins, n)).T,

@@ -1,0 +1,235 @@
+"""Measurements of clvmodels."""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchmarks import ROOT, inputs
+from benchmarks.child import Watch
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from clvmodels.artifacts import Assumptions, Posterior, Summary
+    from clvmodels.value import Tile, Valuation
+
+MONTH = 30.4375
+"""Days of a month in pymc-marketing 1.3."""
+MONTHLY_RATE = 0.01
+
+
+def command(watch: Watch, arguments: list[str]) -> None:
+    """A command of this interpreter from its start to its end; peak memory is the command's."""
+    watch.of_children = True
+    with watch():
+        subprocess.run([sys.executable, *arguments], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+
+
+def demo(watch: Watch) -> None:
+    """The CDNOW demo, from the command to the finished report."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "cdnow"
+        command(watch, ["-m", "clvmodels", "fit", "configs/cdnow.yaml", "--quiet", "--out", str(out)])
+        assert (out / "report.html").exists()
+
+
+def twelve_months(summary: Summary) -> Assumptions:
+    """12 months, 1 % a month, discounted from the end of each month, no margin: pymc-marketing's terms."""
+    import numpy as np
+
+    from clvmodels.artifacts import DAYS_PER_UNIT, Assumptions
+
+    month = MONTH / DAYS_PER_UNIT[summary.time_unit]
+    return Assumptions(
+        margin=np.ones(len(summary)),
+        margin_source="revenue",
+        annual_discount_rate=(1 + MONTHLY_RATE) ** 12 - 1,
+        units_per_year=12 * month,
+        horizon=12 * month,
+        timing="end",
+        period=month,
+        band_years=(0.0, np.inf),
+    )
+
+
+def for_ever(summary: Summary) -> Assumptions:
+    """30 % margin, 15 % a year, infinite horizon: the report's usual terms with its horizons and bands."""
+    import numpy as np
+
+    from clvmodels.artifacts import DAYS_PER_UNIT, DAYS_PER_YEAR, Assumptions
+
+    year = DAYS_PER_YEAR / DAYS_PER_UNIT[summary.time_unit]
+    return Assumptions(
+        margin=np.full(len(summary), 0.3),
+        margin_source="0.3",
+        annual_discount_rate=0.15,
+        units_per_year=year,
+        horizon=np.inf,
+        horizons={"3 months": year / 4, "12 months": year},
+    )
+
+
+def value(
+    watch: Watch,
+    draws: int,
+    customers: int | None = None,
+    level: str = "expected",
+    horizon: str = "infinite",
+    again: bool = False,
+) -> dict[str, Any]:
+    """Value customers (None: the demo's, under its posterior).
+
+    Level expected gives mean, sd and quantiles of every customer in a parquet file, and the total by
+    draw; level predictive the total by draw. ``again``: value them a second time in the same process,
+    when the compiled code is loaded, and say how long that took.
+    """
+    from clvmodels.value import Valuation
+
+    summary, posterior = demo_run() if customers is None else simulated(customers, draws)
+    assumptions = twelve_months(summary) if horizon == "12 months" else for_ever(summary)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "customers.parquet"
+        with watch():
+            total = valued(Valuation(summary, posterior, assumptions, seed=1), level, path)
+        if again:
+            with watch("again"):
+                valued(Valuation(summary, posterior, assumptions, seed=1), level, path)
+    second = watch.laps.pop("again", None)
+    if len(total) != draws:
+        raise ValueError(f"{len(total)} draws, not {draws}")
+    return {
+        "customers": len(summary),
+        "mean": float(total.mean()),
+        "sd": float(total.std(ddof=1)),
+        "again": second,
+    }
+
+
+def valued(valuation: Valuation, level: str, path: Path) -> np.ndarray:
+    """Stream a level into the total by draw and, at level expected, the customers' file."""
+    import numpy as np
+    import pyarrow.parquet as pq
+
+    from clvmodels.equity.customers import CustomerTable
+
+    total = np.zeros(len(valuation.draws))
+    table = CustomerTable(len(valuation.summary), len(valuation.draws)) if level == "expected" else None
+
+    def reduced(tile: Tile) -> Any:
+        return tile, tile.sum(), table.columns(tile) if table else {}
+
+    for tile, sums, columns in getattr(valuation, level)(then=reduced):
+        total += sums
+        if table is not None:
+            table.add(tile, columns)
+    if table is not None:
+        pq.write_table(table.table(valuation.summary), path)
+    return total
+
+
+def demo_run() -> tuple[Summary, Posterior]:
+    """Customers and joint draws of the finished demo."""
+    import clvmodels as clv
+
+    run = clv.load(inputs.demo_path())
+    return run.data, run.draws
+
+
+def simulated(customers: int, draws: int) -> tuple[Summary, Posterior]:
+    """Simulated customers, and draws around the parameters that were put in."""
+    return inputs.summary(customers), inputs.posterior(draws)
+
+
+def posterior(watch: Watch, customers: int, family: str = "bg_nbd", draws: int = 1000) -> dict[str, Any]:
+    """Joint draws from the folded table: compiling counts, importing does not."""
+    for name in ("pymc", "pytensor.tensor", "arviz_stats.base"):
+        importlib.import_module(name)
+    summary = inputs.summary(customers, family)
+    with watch("fold"):
+        rows = summary.fold(_statistics(family))
+    fold = watch.laps.pop("fold")
+    found = _fit(watch, summary, rows, family, draws, seed=1)
+    return {"rows": len(rows.weight), "fold_seconds": fold, **found}
+
+
+def coverage(
+    watch: Watch, customers: int, repeats: int, family: str = "bg_nbd", draws: int = 1000
+) -> dict[str, Any]:
+    """How many of the parameters' intervals hold the truth over new samples of customers."""
+    import dataclasses
+
+    held = {"held_90": 0, "held_95": 0, "intervals": 0}
+    base = inputs.summary(customers, family)
+    for seed in range(repeats):
+        columns = {**base.columns, **inputs.simulated(family, customers, seed=100 + seed)}
+        summary = dataclasses.replace(base, columns=columns)
+        found = _fit(watch, summary, summary.fold(_statistics(family)), family, draws, seed)
+        for name in held:
+            held[name] += found[name]
+    return held
+
+
+def _statistics(family: str) -> tuple[str, ...]:
+    from clvmodels.models import registry
+
+    return registry.get(family).statistics
+
+
+def _fit(watch: Watch, summary: Summary, rows: Any, family: str, draws: int, seed: int) -> dict[str, Any]:
+    from clvmodels.config import FitConfig, ModelConfig
+    from clvmodels.fit import fit_family, measure
+    from clvmodels.models import registry
+
+    model = registry.purchases(family)
+    with watch("fit"):
+        part = fit_family(
+            model, rows, ModelConfig(family=family), FitConfig(draws=draws), seed, measure(summary)
+        )
+    return {
+        "k_hat": part.diagnostics["k_hat"],
+        "ess": part.diagnostics["ess"],
+        "proposals": part.diagnostics["proposals"],
+        **against_truth(part.flat, model.vector(inputs.truth(model))),
+    }
+
+
+def against_truth(draws: np.ndarray, truth: np.ndarray) -> dict[str, Any]:
+    """Distance of the truth from the posterior in its sd, and how many intervals hold it."""
+    import numpy as np
+
+    z = (truth - draws.mean(axis=0)) / draws.std(axis=0, ddof=1)
+    held = {}
+    for percent in (90, 95):
+        low, high = np.quantile(draws, [0.5 - percent / 200, 0.5 + percent / 200], axis=0)
+        held[f"held_{percent}"] = int(((low <= truth) & (truth <= high)).sum())
+    return {"largest_z": float(np.abs(z).max()), "intervals": len(truth), **held}
+
+
+def fold(watch: Watch, transactions: int, gigabytes: float) -> dict[str, Any]:
+    """Reduce a parquet log to the summary and its distinct rows; DuckDB may use half of the memory."""
+    import ibis
+
+    import clvmodels as clv
+
+    # The library opens its own DuckDB; this sets what a machine of that size would.
+    connect = ibis.duckdb.connect
+    limit = {"memory_limit": f"{gigabytes / 2:g}GB"}
+    ibis.duckdb.connect = lambda *given, **named: connect(*given, **(limit | named))
+    config = {
+        "data": {
+            "source": str(inputs.log_path(transactions)),
+            "columns": {"customer": "customer", "date": "date", "amount": "amount"},
+            "time_unit": "day",
+        },
+        "value": {"margin": 0.3, "annual_discount_rate": 0.15},
+    }
+    with watch("read"):
+        summary = clv.check(config)
+    with watch("fold"):
+        rows = summary.fold(_statistics("bg_nbd"))
+    return {"customers": len(summary), "rows": len(rows.weight)}

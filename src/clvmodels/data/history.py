@@ -1,0 +1,365 @@
+"""The log as arrays of purchase days: read once, summarised at any day by NumPy.
+
+What :func:`clvmodels.data.summary.summarise` reads for one ``observation_end`` is made here from
+purchase days in memory, for as many ends as are wanted. Amounts are whole millionths, as in the
+decimals of the log, so that sums are exact.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from clvmodels.artifacts import DAYS_PER_UNIT, Calendar, Segment, Summary, TimeUnit
+from clvmodels.data import periods
+from clvmodels.data.rows import clean
+from clvmodels.data.sources import opened
+from clvmodels.data.summary import (
+    _customer_days,
+    _daily,
+    _day_facts,
+    _purchase_days,
+    _refuse_days,
+    _refuse_logs,
+    _segments,
+    fingerprint,
+)
+from clvmodels.errors import InputError
+
+if TYPE_CHECKING:
+    from clvmodels.config import DataConfig
+    from clvmodels.models.family import Statistic
+
+MILLIONTHS = 1e6
+
+
+@dataclass(frozen=True, kw_only=True)
+class History:
+    """Purchase days of every customer of a log, sorted by customer and day.
+
+    Attributes
+    ----------
+    customer
+        Ids, in the order of summaries, shape (customer,).
+    start
+        Position of each customer's first purchase day, shape (customer + 1,).
+    day
+        datetime64[D]; on a discrete clock the first day of the period, shape (purchase,).
+    amount
+        Millionths of the currency, int64, shape (purchase,).
+    segments
+        Column → labels and code of each customer, by the first purchase day.
+    margins
+        Columns from which a margin ratio per row is averaged; empty without such a column.
+    last
+        Last day that the log tells of (of a discrete clock: end of the last complete period).
+    exclude
+        Customers whose repeat purchases up to an end sum to more are left out; None: nobody.
+    statistics
+        Columns that the families declare.
+    """
+
+    customer: np.ndarray
+    start: np.ndarray
+    day: np.ndarray
+    amount: np.ndarray
+    segments: Mapping[str, tuple[tuple[str, ...], np.ndarray]]
+    margins: Mapping[str, np.ndarray]
+    last: dt.date
+    time_unit: TimeUnit
+    clock: Literal["continuous", "discrete"]
+    currency: str
+    exclude: float | None = None
+    statistics: tuple[Statistic, ...] = ()
+
+    @property
+    def owner(self) -> np.ndarray:
+        """Customer of each purchase day, as a position."""
+        return np.repeat(np.arange(len(self.customer)), np.diff(self.start))
+
+    @property
+    def first(self) -> dt.date:
+        """Day of the first purchase of all."""
+        return self.day.min().item()
+
+    @property
+    def counted(self) -> TimeUnit:
+        """What durations are counted in: days, or the periods of a discrete clock."""
+        return self.time_unit if self.clock == "discrete" else "day"
+
+    @property
+    def per_unit(self) -> float:
+        """Counted days (periods) in a time unit."""
+        return 1.0 if self.clock == "discrete" else DAYS_PER_UNIT[self.time_unit]
+
+    def number(self, day: Any) -> np.ndarray:
+        """Days (periods) as whole numbers."""
+        return np.asarray(periods.number(day, self.counted))
+
+    def end_of(self, day: dt.date) -> dt.date:
+        """The last day of observation not after ``day``: of a discrete clock the end of a period."""
+        return periods.last_complete(day, self.time_unit) if self.clock == "discrete" else day
+
+    def after(self, day: dt.date, steps: int) -> dt.date:
+        """The end of observation that lies ``steps`` days (periods) after an end of observation."""
+        return periods.last_day(self.number(day) + steps, self.counted).item()
+
+    def at(self, end: dt.date) -> tuple[Summary, np.ndarray]:
+        """The summary at an end of observation; everything after it is the holdout.
+
+        Returns
+        -------
+        summary
+            Equal to that of :func:`clvmodels.data.summarise`, apart from the ledger.
+        position
+            Place of its customers in ``customer``.
+
+        Raises
+        ------
+        InputError
+            If fewer than two customers had bought by then, or all on one day.
+        """
+        firsts = self.start[:-1]
+        number, owner = self.number(self.day), self.owner
+        last, born = int(self.number(end)), number[self.start[:-1]]
+        seen = number <= last
+        spent = self._sum(np.where(seen, self.amount, 0))
+        keep = born <= last
+        if self.exclude is not None:
+            keep &= ~((spent - self.amount[firsts]) / MILLIONTHS > self.exclude)
+        if keep.sum() < 2:
+            raise InputError(f"at {end} fewer than two customers had bought: a model needs many.")
+        days = self._sum(seen.astype(np.int64))
+        latest = np.maximum.reduceat(np.where(seen, number, -(2**60)), firsts)
+        frequency = days - 1.0
+        with np.errstate(invalid="ignore", divide="ignore"):
+            mean = np.where(frequency > 0, (spent - self.amount[firsts]) / MILLIONTHS / frequency, np.nan)
+        columns = {
+            "frequency": frequency,
+            "recency": (latest - born) / self.per_unit,
+            "T": (last - born) / self.per_unit,
+            "monetary_value": mean,
+            "first_amount": self.amount[firsts] / MILLIONTHS,
+        }
+        if self.margins:
+            columns["margin"] = self._margin(seen)
+        columns |= {s.name: self._statistic(s, seen, number) for s in self.statistics}
+        later = ~seen
+        columns |= {
+            "holdout_frequency": self._sum(later.astype(np.int64)).astype(float),
+            "holdout_amount": _money(self._sum(np.where(later, self.amount, 0))),
+        }
+        columns = {name: column[keep] + 0.0 for name, column in columns.items()}
+        if not columns["T"].any() and not columns["recency"].any():
+            raise InputError(
+                f"at {end} all purchases fall on one {self.counted}: a model needs a span of time."
+            )
+        holdout = int(self.number(self.last)) - last
+        if not holdout:
+            for name in ("holdout_frequency", "holdout_amount"):
+                del columns[name]
+        summary = Summary(
+            customer=self.customer[keep],
+            columns=columns,
+            first_day=self.day[firsts][keep],
+            segments={name: _labelled(*found, keep) for name, found in self.segments.items()},
+            calendar=self._calendar(number, owner, keep, last),
+            time_unit=self.time_unit,
+            observation_start=self.day[firsts][keep].min().item(),
+            observation_end=end,
+            holdout=holdout / self.per_unit,
+            currency=self.currency,
+            ledger={"notes": []},
+            fingerprint="",
+            clock=self.clock,
+        )
+        return replace(summary, fingerprint=fingerprint(summary)), np.flatnonzero(keep)
+
+    def repeats(self, position: np.ndarray, after: dt.date, until: dt.date) -> tuple[np.ndarray, np.ndarray]:
+        """Repeat purchases in (after, until] of some customers, and what they paid for them.
+
+        Parameters
+        ----------
+        position
+            Of the customers in ``customer``.
+
+        Returns
+        -------
+        count, amount
+            Shape (customer,) each; first purchases are left out.
+        """
+        number = self.number(self.day)
+        inside = (number > int(self.number(after))) & (number <= int(self.number(until)))
+        inside[self.start[:-1]] = False
+        count = self._sum(inside.astype(np.int64))[position]
+        return count.astype(float), self._sum(np.where(inside, self.amount, 0))[position] / MILLIONTHS
+
+    def weekly(self, position: np.ndarray, edges: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Repeat purchases of some customers and their amounts, by bins of day (period) numbers.
+
+        Parameters
+        ----------
+        edges
+            Ascending whole numbers as of :meth:`number`; bin k is (edges[k], edges[k+1]].
+        """
+        chosen = np.zeros(len(self.customer), bool)
+        chosen[position] = True
+        mask = chosen[self.owner]
+        mask[self.start[:-1]] = False
+        number = self.number(self.day[mask])
+        where = np.searchsorted(edges, number, side="left") - 1
+        inside = (where >= 0) & (where < len(edges) - 1)
+        size = len(edges) - 1
+        count = np.bincount(where[inside], minlength=size).astype(float)
+        return count, np.bincount(where[inside], self.amount[mask][inside] / MILLIONTHS, size)
+
+    def _sum(self, values: np.ndarray) -> np.ndarray:
+        return np.add.reduceat(values, self.start[:-1])
+
+    def _margin(self, seen: np.ndarray) -> np.ndarray:
+        """Mean margin of each customer's rows, weighted by positive amounts; plain where none is."""
+        sums = {name: self._sum(np.where(seen, values, 0)) for name, values in self.margins.items()}
+        with np.errstate(invalid="ignore", divide="ignore"):
+            plain = sums["margins"] / sums["rows"]
+            return np.where(sums["weight"] > 0, sums["weighted"] / sums["weight"], plain)
+
+    def _statistic(self, statistic: Statistic, seen: np.ndarray, number: np.ndarray) -> np.ndarray:
+        values = self.amount / MILLIONTHS
+        if statistic.of == "interval":
+            values = np.diff(number, prepend=number[0]) / self.per_unit
+        repeat = seen.copy()
+        repeat[self.start[:-1]] = False
+        values = np.where(repeat, values, 1.0)
+        if statistic.transform.startswith("log"):
+            repeat &= values > 0
+            values = np.log(np.where(repeat, values, 1.0))
+        if statistic.transform.endswith("square"):
+            values = values**2
+        total = self._sum(np.where(repeat, values, 0.0))
+        days = self._sum(seen.astype(np.int64)) - 1
+        return total / np.maximum(days, 1) if statistic.reduce == "mean" else total
+
+    def _calendar(self, number: np.ndarray, owner: np.ndarray, keep: np.ndarray, last: int) -> Calendar:
+        """Every day from the first purchase to the end of the log; repeats of the kept customers."""
+        known = np.ones(len(self.customer), bool) if self.exclude is None else self._kept(last)
+        inside = known[owner]
+        low, high = int(number[inside].min()), int(self.number(self.last))
+        first = np.zeros(len(number), bool)
+        first[self.start[:-1]] = True
+        place, size = number - low, high - low + 1
+        totals = {}
+        for name, mask in (("first", first & inside), ("repeat", ~first & keep[owner])):
+            totals[f"{name}_orders"] = np.bincount(place[mask], minlength=size).astype(float)
+            sums = np.zeros(size, np.int64)
+            np.add.at(sums, place[mask], self.amount[mask])
+            totals[f"{name}_amount"] = _money(sums)
+        return Calendar(day=periods.last_day(np.arange(low, high + 1), self.counted), **totals)
+
+    def _kept(self, last: int) -> np.ndarray:
+        """Customers whom ``exclude`` leaves in, those of later days included."""
+        seen = self.number(self.day) <= last
+        repeat = self._sum(np.where(seen, self.amount, 0)) - self.amount[self.start[:-1]]
+        return ~(repeat / MILLIONTHS > (self.exclude if self.exclude is not None else np.inf))
+
+
+def _labelled(labels: tuple[str, ...], codes: np.ndarray, keep: np.ndarray) -> Segment:
+    """The segment of the kept customers, with the labels that they have."""
+    used, inverse = np.unique(codes[keep], return_inverse=True)
+    return Segment(codes=inverse.astype(np.int64), labels=tuple(labels[k] for k in used))
+
+
+def read(
+    config: DataConfig,
+    *,
+    transactions: Any = None,
+    statistics: tuple[Statistic, ...] = (),
+    margin_column: str | None = None,
+    base: Path = Path("."),
+) -> History:
+    """Read the whole log, up to ``holdout_end`` where the config has one.
+
+    Parameters
+    ----------
+    config, transactions, statistics, margin_column, base
+        As for :func:`clvmodels.data.summarise`; ``observation_end`` is not used.
+
+    Raises
+    ------
+    InputError
+        As :func:`clvmodels.data.summarise` does; for a table of summaries, which has no dates.
+    """
+    import ibis
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if config.kind == "summary":
+        raise InputError(
+            "data.kind is summary: a table of frequency, recency and T has no dates, so that nothing can be "
+            "refitted to an earlier day; a backtest needs a log of transactions."
+        )
+    whole = config.model_copy(update={"observation_end": config.holdout_end, "holdout_end": None})
+    with opened(whole, transactions, margin_column, base, [s.name for s in statistics]) as source:
+        cleaned = clean(source, whole)
+        rows = cleaned.rows.filter(cleaned.rows.day <= ibis.date(cleaned.end.isoformat()))
+        if whole.clock == "discrete":
+            rows = rows.mutate(day=periods.start_of(rows.day, whole.time_unit))
+        all_days = source.keep(_customer_days(rows))
+        _refuse_days(source, whole, source.fetch(_day_facts(all_days)).to_pylist()[0], cleaned)
+        days = source.keep(_purchase_days(all_days, whole))
+        _refuse_logs(source, statistics, source.fetch(_daily(days, cleaned.end)), cleaned)
+        names = _segments(days)
+        extra = [name for name in ("weight", "weighted", "margins", "rows") if name in days.columns]
+        table = source.fetch(days.select("customer", "day", "amount", *names, *extra))
+        currency = whole.currency or source.currency or "USD"
+    if not table.num_rows:
+        raise InputError("no customer of the log has a purchase day.")
+    ids = table["customer"].cast(pa.large_binary())
+    order = pc.sort_indices(
+        pa.table({"customer": ids, "day": table["day"]}), [("customer", "ascending"), ("day", "ascending")]
+    )
+    table, ids = table.take(order), ids.take(order).combine_chunks()
+    new = np.r_[True, pc.not_equal(ids[1:], ids[:-1]).to_numpy(zero_copy_only=False)]
+    start = np.flatnonzero(new)
+    segments = {}
+    for name, column in zip(names, config.segments, strict=True):
+        values = table[name].take(pa.array(start)).combine_chunks().cast(pa.string())
+        values = pc.fill_null(values, "")
+        if empty := pc.sum(pc.equal(values, "")).as_py():
+            raise InputError(
+                f"{column!r} is empty on the first purchase day of {empty:,} of {len(values):,} customers: "
+                "fill it, for instance with 'unknown', or take it out of data.segments."
+            )
+        labels = sorted(pc.unique(values).to_pylist())
+        codes = pc.index_in(values, value_set=pa.array(labels, pa.string())).to_numpy()
+        segments[column] = tuple(labels), codes.astype(np.int64)
+    return History(
+        customer=np.array(table["customer"].take(pa.array(start)).to_pylist(), dtype=object),
+        start=np.r_[start, table.num_rows],
+        day=table["day"].to_numpy().astype("datetime64[D]"),
+        amount=_millionths(table["amount"]),
+        segments=segments,
+        margins={name: np.nan_to_num(table[name].cast(pa.float64()).to_numpy()) for name in extra},
+        last=cleaned.end,
+        time_unit=whole.time_unit,
+        clock=whole.clock,
+        currency=currency,
+        exclude=whole.exclude.repeat_spend_above if whole.exclude else None,
+        statistics=statistics,
+    )
+
+
+def _money(millionths: np.ndarray) -> np.ndarray:
+    """Currency, rounded as Arrow rounds a decimal, so that fingerprints agree."""
+    return millionths * 1e-6
+
+
+def _millionths(column: Any) -> np.ndarray:
+    """An exact decimal column as whole millionths."""
+    import pyarrow as pa
+
+    return np.rint(column.cast(pa.float64()).to_numpy() * MILLIONTHS).astype(np.int64)

@@ -1,0 +1,315 @@
+"""Shocks that move all customers together: promotions, seasons, the economy, what a model leaves out.
+
+Customers are independent given the parameters on paper only. In period t the log of what was
+observed over what the model expects is
+
+    log(y_t / m_t) = s_t + e_t,    s_t = a_t + w_t + season_t + events_t,
+
+with e_t the chance of independent customers, whose variance is known; a_t a stationary AR(1) of
+standard deviation σ and persistence φ, with mean -σ²/2, so that exp(a_t) has mean 1; and w_t a
+slow random walk with step sd τ, anchored: its weighted mean over the window is 0, because the
+parameters of the model were estimated there. From two years on a yearly season (two harmonics) is
+seen, and known events are regressors. All terms are normal given (φ, σ, τ), so they integrate out
+in closed form (Rasmussen and Williams, 2006, Gaussian Processes for Machine Learning, eq. 2.30);
+the three that remain are drawn by the same certified importance sampling as the models.
+
+Beyond the data a_t falls back at rate φ, and w_t to the window's mean with a half-life of
+``HALF_LIFE``: a window cannot tell whether what drifts will drift for ever, and with a walk without
+end the prior of τ alone would decide what an infinite horizon is worth. exp(a_t) and exp(w_t) keep
+the mean that their centres give: shocks widen a forecast, they do not lift it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from clvmodels.fit import importance
+from clvmodels.fit.convergence import K_HAT_MAX
+
+SHOCK = 0.3
+"""Prior sd of σ (half-normal): a common shock of 30 % is large."""
+STEP = 0.03
+"""Prior sd of τ (half-normal) per square root of a week: 22 % after a year."""
+HALF_LIFE = 104.0
+"""Weeks in which half of a drift is taken back, beyond the data."""
+EVENT = 0.7
+"""Prior sd of the log effect of an event: half or double."""
+SEASON = 0.2
+"""Prior sd of each coefficient of the yearly season."""
+HARMONICS = 2
+TRUSTED = K_HAT_MAX
+YEAR = 52.1775
+"""Weeks."""
+FEWEST = 13
+"""Periods with an expectation below which shocks cannot be estimated."""
+LEAST = 5.0
+"""Expected purchases of a period below which log(y/m) is too far from normal: it is left out."""
+MOST = 156
+"""Periods used at most, the latest: older weather says little about tomorrow's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ratios:
+    """What was observed and what a model expected of it, by week.
+
+    Attributes
+    ----------
+    observed, expected
+        Totals (or means) of week t, shape (week,), the last week ends with the window.
+    noise
+        Variance of log(observed/expected) if customers were independent, shape (week,);
+        ``inf`` where nothing was expected.
+    events
+        0/1 or dose, shape (week + later weeks, event): known for the past and planned beyond.
+    """
+
+    observed: np.ndarray
+    expected: np.ndarray
+    noise: np.ndarray
+    events: np.ndarray | None = None
+
+    @classmethod
+    def of_counts(
+        cls, observed: np.ndarray, expected: np.ndarray, events: np.ndarray | None = None
+    ) -> Ratios:
+        """Poisson counts: the variance of log(y + 1/2) is 1/(y + 1/2) to first order."""
+        observed, expected = np.asarray(observed, float), np.asarray(expected, float)
+        noise = np.where(expected >= LEAST, 1 / (observed + 0.5), np.inf)
+        return cls(observed=observed + 0.5, expected=expected + 0.5, noise=noise, events=events)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shocks:
+    """Posterior draws of the process and of its state at the end of the window.
+
+    Attributes
+    ----------
+    parameters
+        φ (per week), σ, τ (per square root of a week), shape (draw, 3).
+    state
+        a and w at the end of the window, shape (draw, 2).
+    loads
+        Coefficients of season and events, shape (draw, coefficient).
+    weeks
+        Length of the window; ``used``: weeks with an expectation.
+    k_hat, ess
+        Certificate of the draws.
+    """
+
+    parameters: np.ndarray
+    state: np.ndarray
+    loads: np.ndarray
+    weeks: int
+    used: int
+    season: bool
+    events: np.ndarray | None
+    k_hat: float
+    ess: float
+
+    def __len__(self) -> int:
+        return len(self.parameters)
+
+    def path(self, weeks: int, seed: int) -> np.ndarray:
+        """Factor on everybody's rate in each week after the window, shape (draw, week)."""
+        rng = np.random.default_rng(seed)
+        phi, sigma, tau = self.parameters.T
+        n = len(self)
+        out = np.empty((n, weeks))
+        a, w = self.state.T
+        centre, inner = -(sigma**2) / 2, sigma * np.sqrt(1 - phi**2)
+        pull = 0.5 ** (1 / HALF_LIFE)
+        spread = np.zeros(n)
+        for t in range(weeks):
+            a = centre + phi * (a - centre) + inner * rng.standard_normal(n)
+            w = pull * w + tau * rng.standard_normal(n)
+            spread = pull**2 * spread + tau**2
+            out[:, t] = a + w - spread / 2
+        later = np.arange(self.weeks, self.weeks + weeks)
+        design = _design(later, self.season, None if self.events is None else self.events[self.weeks :])
+        if design.shape[1]:
+            out[:, : len(design)] += self.loads @ design.T
+        return np.exp(out)
+
+
+def estimate(ratios: Ratios, draws: int, seed: int) -> Shocks | str:
+    """Posterior of the common shocks of a window, or a sentence why there is none.
+
+    Parameters
+    ----------
+    ratios
+        Weeks without an expectation are left out, not taken as quiet.
+    draws
+        Draws wanted.
+
+    Returns
+    -------
+    Shocks
+        Independent of the draws of any model; paired with them by position.
+    """
+    first = max(0, len(ratios.observed) - MOST)
+    observed, expected, noise = (
+        np.asarray(v, float)[first:] for v in (ratios.observed, ratios.expected, ratios.noise)
+    )
+    events = None if ratios.events is None else np.asarray(ratios.events, float)[first:]
+    usable = np.isfinite(noise) & (expected > 0) & (observed > 0)
+    if usable.sum() < FEWEST:
+        return (
+            f"shared shocks need {FEWEST} weeks in which at least {LEAST:.0f} repeat purchases were "
+            f"expected, and the window has {usable.sum()}"
+        )
+    weeks = len(observed)
+    season = weeks >= 2 * YEAR
+    process = _Process.of(
+        np.log(observed[usable] / expected[usable]),
+        noise[usable],
+        np.flatnonzero(usable),
+        weeks,
+        _design(np.arange(weeks), season, None if events is None else events[:weeks])[usable],
+        _loads_variance(season, 0 if events is None else events.shape[1]),
+    )
+    rng = np.random.default_rng(seed)
+    mode, spread = process.mode()
+    sample = importance.sample(lambda points: (process.density(points), points), mode, spread, draws, rng)
+    parameters = _native(sample.draws)
+    state, loads = process.end(parameters, rng)
+    return Shocks(
+        parameters=parameters, state=state, loads=loads, weeks=weeks, used=int(usable.sum()), season=season,
+        events=events, k_hat=sample.k_hat, ess=sample.ess,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Process:
+    """The normal model of one window: covariances of the weeks ``t`` that were observed.
+
+    ``walk`` is that of the anchored random walk with τ = 1, ``walk_end`` with its last value, of
+    variance ``walk_last``; ``loading`` that of season and events.
+    """
+
+    z: np.ndarray
+    noise: np.ndarray
+    back: np.ndarray
+    lag: np.ndarray
+    walk: np.ndarray
+    walk_end: np.ndarray
+    walk_last: float
+    design: np.ndarray
+    prior: np.ndarray
+    loading: np.ndarray
+
+    @classmethod
+    def of(
+        cls,
+        z: np.ndarray,
+        noise: np.ndarray,
+        t: np.ndarray,
+        weeks: int,
+        design: np.ndarray,
+        prior: np.ndarray,
+    ) -> _Process:
+        # The anchor weighs weeks as the model's own estimates do: by what they tell.
+        share = 1 / (noise + 0.04)
+        share = share / share.sum()
+        time = t + 1.0
+        walk = np.minimum.outer(time, time)
+        mean = walk @ share
+        return cls(
+            z=z,
+            noise=noise,
+            back=weeks - time,
+            lag=np.abs(np.subtract.outer(time, time)),
+            walk=walk - mean - mean[:, None] + share @ mean,
+            walk_end=time - mean - share @ time + share @ mean,
+            walk_last=float(weeks - 2 * share @ time + share @ mean),
+            design=design,
+            prior=prior,
+            loading=(design * prior) @ design.T,
+        )
+
+    def covariance(self, phi: np.ndarray, sigma: np.ndarray, tau: np.ndarray) -> np.ndarray:
+        """Of the observations, shape (point, t, t)."""
+        phi, sigma, tau = (v[:, None, None] for v in (phi, sigma, tau))
+        return sigma**2 * phi**self.lag + tau**2 * self.walk + self.loading + np.diag(self.noise)
+
+    def density(self, points: np.ndarray) -> np.ndarray:
+        """Log posterior, up to a constant, at points of :func:`_native`, shape (point,)."""
+        phi, sigma, tau = _native(points).T
+        root = np.linalg.cholesky(self.covariance(phi, sigma, tau))
+        scaled = np.linalg.solve(root, (self.z + sigma[:, None] ** 2 / 2)[..., None])[..., 0]
+        log_determinant = np.log(np.diagonal(root, axis1=1, axis2=2)).sum(1)
+        return -0.5 * (scaled**2).sum(1) - log_determinant - 0.5 * (points**2).sum(1)
+
+    def mode(self) -> tuple[np.ndarray, np.ndarray]:
+        """The densest point and the covariance there."""
+        from scipy.optimize import minimize
+
+        def loss(point: np.ndarray) -> float:
+            return -float(self.density(point[None])[0])
+
+        found = minimize(loss, np.zeros(3), method="Nelder-Mead").x
+        return found, _inverse_curvature(loss, found)
+
+    def end(self, parameters: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Draws of (a, w) in the last week and of the coefficients, given all that was observed."""
+        size = 2 + len(self.prior)
+        out = np.empty((len(parameters), size))
+        for d, (phi, sigma, tau) in enumerate(parameters):
+            total = self.covariance(*np.array([[phi], [sigma], [tau]]))[0]
+            cross = np.column_stack(
+                [sigma**2 * phi**self.back, tau**2 * self.walk_end, self.design * self.prior]
+            )
+            gain = np.linalg.solve(total, cross).T
+            mean = gain @ (self.z + sigma**2 / 2) - np.eye(size)[0] * sigma**2 / 2
+            before = np.diag(np.concatenate([[sigma**2, tau**2 * self.walk_last], self.prior]))
+            left, axes = np.linalg.eigh(before - gain @ cross)
+            out[d] = mean + axes @ (np.sqrt(np.maximum(left, 0)) * rng.standard_normal(size))
+        return out[:, :2], out[:, 2:]
+
+
+def _design(week: np.ndarray, season: bool, events: np.ndarray | None) -> np.ndarray:
+    """Columns of season and events, shape (week, coefficient); weeks without a plan have no event."""
+    columns = []
+    if season:
+        for h in range(1, HARMONICS + 1):
+            columns += [np.cos(2 * np.pi * h * week / YEAR), np.sin(2 * np.pi * h * week / YEAR)]
+    if events is not None:
+        known = np.zeros((len(week), events.shape[1]))
+        known[: len(events)] = events[: len(week)]
+        columns += list(known.T)
+    return np.array(columns).T if columns else np.empty((len(week), 0))
+
+
+def _loads_variance(season: bool, events: int) -> np.ndarray:
+    """Prior variances of the coefficients of :func:`_design`."""
+    waves = [(SEASON / h) ** 2 for h in range(1, HARMONICS + 1) for _ in range(2)] if season else []
+    return np.array([*waves, *[EVENT**2] * events])
+
+
+def _native(points: np.ndarray) -> np.ndarray:
+    """Standard normal under the prior → (φ, σ, τ): uniform, half-normal, half-normal."""
+    from scipy.special import ndtr, ndtri
+
+    share = np.clip(ndtr(points), 1e-6, 1 - 1e-6)
+    phi, *sizes = share.T
+    return np.column_stack(
+        [phi, *(scale * ndtri((1 + u) / 2) for scale, u in zip((SHOCK, STEP), sizes, strict=True))]
+    )
+
+
+def _inverse_curvature(loss: Callable[[np.ndarray], float], at: np.ndarray, step: float = 0.1) -> np.ndarray:
+    """Covariance of the normal that fits at the mode, nowhere wider than the prior.
+
+    Differences over a tenth of a prior sd: the density is smooth on that scale.
+    """
+    k = len(at)
+    steps = step * np.eye(k)
+    hessian = np.empty((k, k))
+    for i in range(k):
+        for j in range(k):
+            corners = ((s * u, loss(at + s * steps[i] + u * steps[j])) for s in (1, -1) for u in (1, -1))
+            hessian[i, j] = sum(sign * value for sign, value in corners) / (4 * step**2)
+    value, vector = np.linalg.eigh((hessian + hessian.T) / 2)
+    return (vector / np.maximum(value, 1.0)) @ vector.T

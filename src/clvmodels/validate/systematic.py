@@ -1,0 +1,230 @@
+"""Level systematic: predictive, and what moves all customers together.
+
+Given the parameters the customers of a model are independent, so its intervals shrink with their
+number; promotions, seasons and the economy do not. The weeks of the window tell how far reality
+strayed from what the model expects of these customers given their first days (``fit/shocks.py``
+for purchases and, apart, for the mean basket); the two processes are continued beyond the data, and
+every predictive draw is multiplied by one shared path: its flow of expected purchases (of value, for
+equity) weighs the weeks of the path. Shocks are not diversified over customers or segments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from clvmodels.artifacts import DAYS_PER_UNIT, Check
+from clvmodels.fit import shocks
+from clvmodels.models import registry
+from clvmodels.models.family import SpendFamily
+from clvmodels.value import Valuation
+from clvmodels.value.horizons import in_window
+
+THIN = 50
+"""Draws over which the window's expectation is averaged."""
+LONGEST = 522
+"""Weeks (periods) of a path: ten years; what is later keeps the factor of the last."""
+WORLD = 20_000
+"""Baskets simulated for their coefficient of variation."""
+FLOOR = 1e-4
+"""Smallest variance of a mean basket's logarithm."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weather:
+    """Shared shocks of purchases and of the mean basket, or why there are none.
+
+    Attributes
+    ----------
+    orders, baskets
+        Posterior of the processes; ``baskets`` is None where all baskets are equal.
+    reason
+        Why shocks cannot be estimated; None where they can.
+    """
+
+    orders: shocks.Shocks | None
+    baskets: shocks.Shocks | None
+    reason: str | None
+
+    def paths(self, weeks: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """Factors on purchases and on revenue in each week to come, shape (draw, week)."""
+        if self.orders is None:
+            raise ValueError(self.reason)
+        orders = self.orders.path(weeks, seed)
+        return orders, orders if self.baskets is None else orders * self.baskets.path(weeks, seed + 1)
+
+
+def estimate(
+    orders: np.ndarray,
+    expected: np.ndarray,
+    revenue: np.ndarray,
+    variation: float,
+    draws: int,
+    seed: int,
+    events: np.ndarray | None = None,
+) -> Weather:
+    """Shared shocks from the weeks of a window.
+
+    Parameters
+    ----------
+    orders, revenue
+        Repeat purchases and what was paid for them, shape (week,).
+    expected
+        Repeat purchases that the model expects of these customers given their first days, shape (week,).
+    variation
+        Coefficient of variation of one basket.
+    draws
+        Draws wanted.
+    events
+        Known events, see :class:`~clvmodels.fit.shocks.Ratios`; they move purchases.
+    """
+    found = shocks.estimate(shocks.Ratios.of_counts(orders, expected, events), draws, seed)
+    if isinstance(found, str):
+        return Weather(orders=None, baskets=None, reason=found)
+    if variation == 0 or not revenue.sum() > 0:
+        return Weather(orders=found, baskets=None, reason=None)
+    mean = np.divide(revenue, orders, out=np.zeros(len(orders)), where=orders > 0)
+    known = (orders > 0) & (mean > 0)
+    noise = np.full(len(orders), np.inf)
+    noise[known] = np.maximum(variation**2 / orders[known], FLOOR)
+    noise[orders < shocks.LEAST] = np.inf
+    usual = np.full(len(orders), revenue.sum() / orders.sum())
+    baskets = shocks.estimate(shocks.Ratios(observed=mean, expected=usual, noise=noise), draws, seed + 1)
+    return Weather(orders=found, baskets=None if isinstance(baskets, str) else baskets, reason=None)
+
+
+def variation(family: SpendFamily, theta: Sequence[float], seed: int) -> float:
+    """Coefficient of variation of one basket over customers and purchases; 0 where all are equal."""
+    rng = np.random.default_rng(seed)
+    named = dict(zip(family.parameter_names, map(float, theta), strict=True))
+    amount = family.simulate(named, np.ones(WORLD, int), rng).amount
+    return float(amount.std() / amount.mean())
+
+
+def spend_variation(name: str, theta: np.ndarray, seed: int) -> float:
+    """:func:`variation` of a family by name at the mean of its draws, shape (draw, parameter)."""
+    family = registry.get(name)
+    assert isinstance(family, SpendFamily)
+    return variation(family, theta.mean(axis=0), seed)
+
+
+def factors(paths: np.ndarray, flow: np.ndarray, until: Sequence[int]) -> np.ndarray:
+    """Mean factor of each draw up to each horizon, weighed by the expected flow.
+
+    Parameters
+    ----------
+    paths
+        Shape (draw, week).
+    flow
+        Expected amount in each week, shape (week,).
+    until
+        Number of weeks of each horizon.
+
+    Returns
+    -------
+    Shape (horizon, draw).
+    """
+    cumulated = (paths * flow).cumsum(axis=1)
+    total = flow.cumsum()
+    at = np.asarray(until) - 1
+    return (cumulated[:, at] / np.where(total[at] > 0, total[at], 1.0)).T
+
+
+@dataclass(frozen=True, kw_only=True)
+class Effects:
+    """Factors of shared shocks on the sums of a valuation: ``value`` (draw,), ``orders`` and ``revenue``
+    (draw, horizon)."""
+
+    value: np.ndarray
+    orders: np.ndarray
+    revenue: np.ndarray
+
+
+def of_window(valuation: Valuation, seed: int) -> Weather:
+    """Shared shocks of a run's own window, as many draws as its posterior has."""
+    summary = valuation.summary
+    calendar, discrete = summary.calendar, summary.clock == "discrete"
+    if len(valuation.draws) < 2:
+        return Weather(orders=None, baskets=None, reason="one parameter vector has no interval")
+    if not len(calendar.day):
+        return Weather(orders=None, baskets=None, reason="a table of summaries does not tell the weeks")
+    end = np.datetime64(summary.observation_end, "D")
+    past = calendar.day <= end
+    if discrete:
+        orders, revenue = calendar.repeat_orders[past], calendar.repeat_amount[past]
+        back, per_unit = np.arange(len(orders) + 1.0), 1.0
+    else:
+        days = int((end - np.datetime64(summary.observation_start, "D")).astype(int)) + 1
+        weeks = days // 7
+        age = (end - calendar.day).astype(int)
+        inside = past & (age < 7 * weeks)
+        position = weeks - 1 - age[inside] // 7
+        orders, revenue = (
+            np.bincount(position, column[inside], weeks)
+            for column in (calendar.repeat_orders, calendar.repeat_amount)
+        )
+        back, per_unit = 7.0 * np.arange(weeks + 1), DAYS_PER_UNIT[summary.time_unit]
+    few = Valuation(summary, valuation.posterior.thinned(THIN), valuation.assumptions, seed)
+    expected = in_window(few, per_unit, back.astype(int))[:, ::-1].mean(axis=0)
+    wild = variation(valuation.spend, few.spend_draws.mean(axis=0), seed)
+    return estimate(orders, expected, revenue, wild, len(valuation.draws), seed)
+
+
+def effects(weather: Weather, valuation: Valuation, bands: np.ndarray, seed: int) -> Effects:
+    """Factors on what a valuation summed.
+
+    The weeks of a path are weighed by the expected flow of value, interpolated (monotone cubic)
+    between the cumulated values of the year bands.
+
+    Parameters
+    ----------
+    bands
+        Expected value by band of ``valuation.band_edges``, bands of no length left out, shape (band,).
+    """
+    from scipy.interpolate import PchipInterpolator
+
+    summary, assumptions = valuation.summary, valuation.assumptions
+    step = 1.0 if summary.clock == "discrete" else 7.0 / DAYS_PER_UNIT[summary.time_unit]
+    edges = np.unique(np.asarray(valuation.band_edges, float))
+    finite = edges[np.isfinite(edges)]
+    cumulated = np.concatenate([[0.0], np.cumsum(bands)])
+    far = max(finite[-1], *assumptions.horizons.values()) if assumptions.horizons else finite[-1]
+    weeks = int(np.clip(np.ceil(far / step), 1, LONGEST))
+    at = PchipInterpolator(finite, cumulated[: len(finite)], extrapolate=False)(
+        np.minimum(step * np.arange(weeks + 1), finite[-1])
+    )
+    flow = np.diff(at)
+    orders, revenue = weather.paths(weeks, seed)
+    until = [
+        int(np.clip(np.ceil(length / step - 1e-9), 1, weeks)) for length in assumptions.horizons.values()
+    ]
+    beyond = cumulated[-1] - at[-1]
+    total = (revenue @ flow + beyond * revenue[:, -1]) / (flow.sum() + beyond)
+    return Effects(
+        value=total, orders=factors(orders, flow, until).T, revenue=factors(revenue, flow, until).T
+    )
+
+
+def checks(weather: Weather) -> tuple[Check, ...]:
+    """What was found of shared shocks, and whether their draws can be trusted."""
+    if weather.orders is None:
+        sentence = f"Shocks that all customers share were not estimated: {weather.reason}."
+        return (Check(name="shared shocks", passed=None, sentence=sentence),)
+    found = weather.orders
+    phi, sigma, tau = found.parameters.mean(axis=0)
+    return (
+        Check(
+            name="shared shocks",
+            passed=bool(found.k_hat <= shocks.TRUSTED),
+            value=found.k_hat,
+            threshold=shocks.TRUSTED,
+            sentence=(
+                f"Repeat purchases of all customers strayed together from the model's expectation: weekly "
+                f"shocks of {100 * sigma:.0f} % (of which {100 * phi:.0f} % last into the next week) and a "
+                f"drift of {100 * tau:.1f} % a week, from {found.used} weeks; k-hat {found.k_hat:.2f} "
+                f"(at most {shocks.TRUSTED})."
+            ),
+        ),
+    )
