@@ -16,6 +16,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from clvmodels.effects import Effects, Term
+
 LEVELS = ("expected", "latent", "predictive")
 LEVEL_CONTENTS = {
     "point": "no uncertainty: one parameter vector",
@@ -112,6 +114,9 @@ class Summary:
     clock
         ``discrete``: frequency, recency and T count purchase opportunities (whole periods of
         ``time_unit``), at each of which a customer buys or does not.
+    features
+        Column name → values as text, as :class:`Segment`, of the columns that covariates and pooling
+        need; an empty label where there is none. Unlike segments they do not partition equity.
     """
 
     customer: np.ndarray
@@ -127,6 +132,7 @@ class Summary:
     ledger: Mapping[str, Any]
     fingerprint: str
     clock: Literal["continuous", "discrete"] = "continuous"
+    features: Mapping[str, Segment] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         n = len(self.customer)
@@ -136,7 +142,7 @@ class Summary:
         for name, column in self.columns.items():
             if column.shape != (n,) or column.dtype != np.float64:
                 raise ValueError(f"column {name!r} is not float64 of shape ({n},)")
-        for name, segment in self.segments.items():
+        for name, segment in [*self.segments.items(), *self.features.items()]:
             if segment.codes.shape != (n,):
                 raise ValueError(f"segment {name!r} does not cover every customer")
         x, t_x, T = self["frequency"], self["recency"], self["T"]
@@ -180,6 +186,21 @@ class Summary:
         index[keep] = inverse
         return Rows(names=names, stats=distinct, weight=count.astype(float), index=index)
 
+    def take(self, chosen: np.ndarray) -> Summary:
+        """The customers at ascending positions; calendar, ledger and fingerprint stay those of all."""
+
+        def some(parts: Mapping[str, Segment]) -> dict[str, Segment]:
+            return {name: replace(part, codes=part.codes[chosen]) for name, part in parts.items()}
+
+        return replace(
+            self,
+            customer=self.customer[chosen],
+            columns={name: column[chosen] for name, column in self.columns.items()},
+            first_day=self.first_day[chosen],
+            segments=some(self.segments),
+            features=some(self.features),
+        )
+
     def save(self, path: Path) -> None:
         """Write one parquet file; everything that is not a column goes into its metadata."""
         import pyarrow as pa
@@ -188,10 +209,11 @@ class Summary:
         data: dict[str, Any] = {"customer": pa.array(self.customer, pa.string())}
         data |= {name: pa.array(column) for name, column in self.columns.items()}
         data["first_day"] = pa.array(self.first_day)
-        for name, segment in self.segments.items():
-            codes = pa.array(segment.codes.astype(np.int32))
-            labels = pa.array(list(segment.labels), pa.string())
-            data[f"segment:{name}"] = pa.DictionaryArray.from_arrays(codes, labels)
+        for kind, parts in (("segment", self.segments), ("feature", self.features)):
+            for name, segment in parts.items():
+                codes = pa.array(segment.codes.astype(np.int32))
+                labels = pa.array(list(segment.labels), pa.string())
+                data[f"{kind}:{name}"] = pa.DictionaryArray.from_arrays(codes, labels)
         calendar = {f.name: getattr(self.calendar, f.name) for f in fields(self.calendar)}
         meta = {
             "calendar": {k: v.astype(str if k == "day" else float).tolist() for k, v in calendar.items()},
@@ -214,13 +236,15 @@ class Summary:
 
         table = pq.read_table(path)
         meta = json.loads(table.schema.metadata[b"clvmodels"])
-        columns, segments = {}, {}
+        columns: dict[str, np.ndarray] = {}
+        parts: dict[str, dict[str, Segment]] = {"segment": {}, "feature": {}}
         for name in table.column_names:
             column = table[name].combine_chunks()
-            if name.startswith("segment:"):
+            kind, _, of = name.partition(":")
+            if of and kind in parts:
                 labels = tuple(column.dictionary.to_pylist())
                 codes = column.indices.to_numpy(zero_copy_only=False)
-                segments[name.removeprefix("segment:")] = Segment(codes=codes, labels=labels)
+                parts[kind][of] = Segment(codes=codes, labels=labels)
             elif name not in ("customer", "first_day"):
                 columns[name] = column.to_numpy(zero_copy_only=False)
         calendar = {
@@ -230,7 +254,8 @@ class Summary:
             customer=np.array(table["customer"].to_pylist(), dtype=object),
             columns=columns,
             first_day=table["first_day"].to_numpy().astype("datetime64[D]"),
-            segments=segments,
+            segments=parts["segment"],
+            features=parts["feature"],
             calendar=Calendar(**calendar),
             time_unit=meta["time_unit"],
             observation_start=dt.date.fromisoformat(meta["observation_start"]),
@@ -255,12 +280,17 @@ def unique_rows(stats: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return ordered[first], inverse, np.diff(np.r_[np.flatnonzero(first), len(stats)])
 
 
+EFFECTS = "effects"
+"""Variable that holds the draws of effects in a dataset; no parameter is called so."""
 Sampler = Literal["importance", "nuts", "map", "fixed"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class FamilyPosterior:
     """Posterior draws of one family's native parameters.
+
+    With ``effects`` the draws are those of a customer whose shifts are all zero: numbers at their
+    centre, levels at the reference (with sum coding and pooling: at the centre of the levels).
 
     Attributes
     ----------
@@ -291,12 +321,15 @@ class FamilyPosterior:
     rows: int
     customers: int
     settings: Mapping[str, Any] = field(default_factory=dict)
+    effects: Effects | None = None
 
     def __post_init__(self) -> None:
         if self.draws.ndim != 3 or self.draws.shape[2] != len(self.parameters):
             raise ValueError("draws need the shape (chain, draw, parameter)")
         if not np.isfinite(self.draws).all():
             raise ValueError(f"non-finite draws of {self.family}")
+        if self.effects is not None and self.effects.draws.shape[:2] != self.draws.shape[:2]:
+            raise ValueError(f"draws of effects and of {self.family} differ in number")
 
     @property
     def flat(self) -> np.ndarray:
@@ -338,13 +371,29 @@ class Posterior:
         """The joint draws at these positions, as one chain."""
 
         def pick(part: FamilyPosterior) -> FamilyPosterior:
-            draws = part.flat[np.minimum(positions, len(part.flat) - 1)]
-            return replace(part, draws=draws[None])
+            at = np.minimum(positions, len(part.flat) - 1)
+            effects = part.effects and replace(part.effects, draws=part.effects.flat[at][None])
+            return replace(part, draws=part.flat[at][None], effects=effects)
 
         return replace(self, purchases=pick(self.purchases), spend=pick(self.spend))
 
+    @property
+    def effects(self) -> tuple[Effects, ...]:
+        """Effects of covariates and pooling: none, those of one family, or of both."""
+        return tuple(p.effects for p in (self.purchases, self.spend) if p.effects is not None)
+
     def pairs(self) -> tuple[np.ndarray, np.ndarray]:
-        """Purchase and spend draws of equal length, shape (draw, parameter) each."""
+        """Purchase and spend draws of equal length, shape (draw, parameter) each.
+
+        They hold for every customer, which those of a posterior with effects do not: see
+        :mod:`clvmodels.value.patterns`.
+        """
+        if self.effects:
+            raise ValueError("customers differ in their parameters; ask for the draws of a pattern")
+        return self.centre()
+
+    def centre(self) -> tuple[np.ndarray, np.ndarray]:
+        """What :meth:`pairs` gives; with effects, for a customer whose shifts are all zero."""
         n = len(self)
         purchase, spend = self.purchases.flat, self.spend.flat
         return (
@@ -358,12 +407,21 @@ class Posterior:
 
         out = {}
         for role, part in (("purchases", self.purchases), ("spend", self.spend)):
-            variables = {
+            variables: dict[str, Any] = {
                 name: (("chain", "draw"), part.draws[:, :, j]) for j, name in enumerate(part.parameters)
             }
-            rest = {k: v for k, v in asdict(part).items() if k not in ("draws", "parameters")}
+            plain = replace(part, effects=None)
+            rest = {k: v for k, v in asdict(plain).items() if k not in ("draws", "parameters", "effects")}
+            if part.effects is not None:
+                variables[EFFECTS] = (("chain", "draw", "coefficient"), part.effects.draws)
+                rest["terms"] = [asdict(term) for term in part.effects.terms]
             attrs = {"clvmodels": json.dumps(rest), "time_unit": self.time_unit, "currency": self.currency}
-            coords = {"chain": np.arange(part.draws.shape[0]), "draw": np.arange(part.draws.shape[1])}
+            coords: dict[str, Any] = {
+                "chain": np.arange(part.draws.shape[0]),
+                "draw": np.arange(part.draws.shape[1]),
+            }
+            if part.effects is not None:
+                coords["coefficient"] = list(part.effects.names)
             out[role] = xr.Dataset(variables, coords=coords, attrs=attrs)
         return out
 
@@ -373,11 +431,16 @@ class Posterior:
         parts: dict[str, FamilyPosterior] = {}
         for role in ("purchases", "spend"):
             data = datasets[role]
-            names = tuple(str(name) for name in data.data_vars)
+            names = tuple(str(name) for name in data.data_vars if name != EFFECTS)
             draws = np.stack([data[name].transpose("chain", "draw").values for name in names], axis=-1)
-            parts[role] = FamilyPosterior(
-                parameters=names, draws=draws, **json.loads(data.attrs["clvmodels"])
-            )
+            rest = json.loads(data.attrs["clvmodels"])
+            if terms := rest.pop("terms", None):
+                texts: list[dict[str, Any]] = [
+                    {k: tuple(v) if isinstance(v, list) else v for k, v in t.items()} for t in terms
+                ]
+                found = data[EFFECTS].transpose("chain", "draw", "coefficient").values
+                rest["effects"] = Effects(terms=tuple(Term(**t) for t in texts), draws=found)
+            parts[role] = FamilyPosterior(parameters=names, draws=draws, **rest)
         return cls(
             purchases=parts["purchases"],
             spend=parts["spend"],

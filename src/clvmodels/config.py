@@ -27,6 +27,7 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 
 from clvmodels.artifacts import DAYS_PER_UNIT, DAYS_PER_YEAR
+from clvmodels.effects import BUILT_IN, MONTH
 from clvmodels.errors import InputError
 
 BUNDLED = ("cdnow", "cdnow_sample", "online_retail", "donations", "contracts")
@@ -96,6 +97,10 @@ def _folder_name(value: str) -> str:
     if not re.fullmatch(r"\w[\w .+-]*", value):
         raise ValueError("it names the folder of the run: letters, digits, _ . + - and spaces only")
     return value
+
+
+def _several(value: Any) -> Any:
+    return (value,) if isinstance(value, Mapping) else value
 
 
 def _listed(value: Any) -> Any:
@@ -264,16 +269,106 @@ class ModelConfig(Section):
     """Constants of the family, by parameter; auto: the choice with the highest marginal likelihood."""
 
 
+class CovariateColumn(Section):
+    """How a column of the log enters as a covariate."""
+
+    kind: Literal["auto", "numeric", "categorical"] = "auto"
+    """auto: numeric where every value is a number. Numbers are standardised, the scaling is stored."""
+    log: bool = False
+    """Numeric: the logarithm of the value enters."""
+    step: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Numeric: standardised values are rounded to multiples of it, so that customers fold into fewer
+    patterns: 0.05 makes a fit and the values of many customers much quicker; 0: not rounded."""
+    coding: Literal["reference", "sum"] = "reference"
+    """Categorical: levels are compared with the reference, or with the mean of all levels."""
+    reference: str | None = None
+    """Categorical: the level that others are compared with; default: the one of most customers."""
+    missing: Literal["refuse", "impute"] = "refuse"
+    """Customers without a value: refuse; or impute: numbers at the mean with a coefficient of their
+    own that flags them, levels as a level of their own."""
+    measured: Day | None = None
+    """The day on which the values were taken; a warning is given where purchases came before it."""
+
+
+class CovariatesConfig(Section):
+    """What makes customers differ, by what it acts on."""
+
+    purchase: Names = ()
+    """Columns that act on the log of the mean purchase rate: columns of the log, by their value on
+    the first purchase day, ``first_amount`` (amount of that day) or ``first_month`` (its month)."""
+    dropout: Names = ()
+    """Columns that act on the logit of the mean dropout probability, its precision held (log of the
+    mean dropout rate in families that have a rate)."""
+    spend: Names = ()
+    """Columns that act on the log of the mean spend."""
+    columns: dict[str, CovariateColumn] = Field(default_factory=dict)
+    """Column → how it enters, where the defaults do not serve."""
+    prior: Literal["normal", "horseshoe"] = "normal"
+    """normal: coefficients are Normal(0, scale); horseshoe: most are near 0, a few may be as large as
+    the normal allows (regularised horseshoe)."""
+    scale: Annotated[float, Field(gt=0)] = 0.7
+    """Prior standard deviation of a coefficient; 0.7 is a factor of two for a standard deviation of a
+    number, or for a level."""
+
+
+class PoolConfig(Section):
+    """A column whose levels differ, each a little like the others."""
+
+    by: Names
+    """Column whose values are the levels, or several, whose combinations are (nested below columns
+    that are pooled as well); ``first_month`` for cohorts."""
+    on: Annotated[tuple[Literal["purchase", "dropout", "spend"], ...], BeforeValidator(_listed)] = (
+        "purchase",
+        "dropout",
+        "spend",
+    )
+    """What differs between levels."""
+    structure: Literal["exchangeable", "random_walk"] = "exchangeable"
+    """random_walk: each month is near the one before (by: first_month)."""
+    scale: Annotated[float, Field(gt=0)] = 0.5
+    """Standard deviation of the half-normal prior of the levels' standard deviation."""
+    sd: Annotated[float, Field(ge=0)] | None = None
+    """The levels' standard deviation, where it is given: 0 is complete pooling (levels are equal),
+    a large number such as 3 is none (levels are fitted on their own)."""
+
+    @model_validator(mode="after")
+    def _walks_over_months(self) -> PoolConfig:
+        if not self.by or not self.on:
+            raise ValueError("models.pool: by and on each name at least one")
+        if self.structure == "random_walk" and self.by != (MONTH,):
+            raise ValueError(f"models.pool: a random_walk runs over months: by is {MONTH} alone")
+        return self
+
+
 class ModelsConfig(Section):
     purchases: ModelConfig = ModelConfig(family="bg_nbd")
     """When customers buy and when they leave."""
     spend: ModelConfig = ModelConfig(family="gamma_gamma")
     """How much they spend when they buy."""
+    covariates: CovariatesConfig = CovariatesConfig()
+    """What makes customers differ, by what it acts on."""
+    pool: Annotated[tuple[PoolConfig, ...], BeforeValidator(_several)] = ()
+    """Columns whose levels are partially pooled; several are crossed."""
+
+    @property
+    def has_effects(self) -> bool:
+        """Whether anything is a covariate or pooled."""
+        covariates = self.covariates
+        return bool(covariates.purchase or covariates.dropout or covariates.spend or self.pool)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns of the log that covariates and pooling need, each once."""
+        covariates = self.covariates
+        named = [*covariates.purchase, *covariates.dropout, *covariates.spend]
+        named += [name for pool in self.pool for name in pool.by]
+        return tuple(name for name in dict.fromkeys(named) if name not in BUILT_IN)
 
 
 class FitConfig(Section):
-    sampler: Literal["importance", "nuts", "map"] = "importance"
-    """``map`` is one parameter vector: no interval is printed."""
+    sampler: Literal["auto", "importance", "nuts", "map"] = "auto"
+    """auto: importance; with many effects of covariates or pooling, or where its k-hat fails with
+    them, nuts. ``map`` is one parameter vector: no interval is printed."""
     draws: Annotated[int, Field(ge=100, le=100_000)] = 2000
     """Joint posterior draws."""
     chains: Annotated[int, Field(ge=2, le=16)] = 4
@@ -761,7 +856,7 @@ def _sections(annotation: Any) -> list[type[BaseModel]]:
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML in which a repeated key is an error and 1e-3 is a number."""
+    """Safe YAML in which a repeated key is an error, 1e-3 is a number, and ``on`` is a word, not true."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
@@ -774,6 +869,11 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+_BOOL = "tag:yaml.org,2002:bool"
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != _BOOL or first in "tTfF"]
+    for first, resolvers in _Loader.yaml_implicit_resolvers.items()
+}
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
 )

@@ -38,6 +38,7 @@ def summarise(
     transactions: Any = None,
     statistics: tuple[Statistic, ...] = (),
     margin_column: str | None = None,
+    features: tuple[str, ...] = (),
     base: Path = Path("."),
 ) -> Summary:
     """Summary of a transaction log, or of a table of summaries, with the ledger of what was read.
@@ -54,6 +55,8 @@ def summarise(
     margin_column
         Column of margin ratios per row; the summary's ``margin`` is their mean over the
         customer's purchase days in the calibration window, weighted by positive amounts.
+    features
+        Columns that covariates and pooling need, read as segments are; they may be empty.
     base
         Folder to which a relative ``config.source`` refers.
 
@@ -72,16 +75,23 @@ def summarise(
         If the log cannot be read or does not make a summary; the message says what to do.
     """
     names = [statistic.name for statistic in statistics]
+    more = tuple(name for name in features if name not in config.segments)
+    config = config.model_copy(update={"segments": (*config.segments, *more)})
     with opened(config, transactions, margin_column, base, names) as source:
-        return summary_of(source, config, statistics)
+        return summary_of(source, config, statistics, more)
 
 
-def summary_of(source: Source, config: DataConfig, statistics: tuple[Statistic, ...] = ()) -> Summary:
-    """:func:`summarise` of a source that is open."""
+def summary_of(
+    source: Source,
+    config: DataConfig,
+    statistics: tuple[Statistic, ...] = (),
+    features: tuple[str, ...] = (),
+) -> Summary:
+    """:func:`summarise` of a source that is open; ``features`` are the segments that only covariates need."""
     if config.kind == "summary":
         from clvmodels.data.table import read
 
-        return read(source, config, statistics)
+        return read(source, config, statistics, features)
     cleaned = clean(source, config)
     rows = cleaned.rows
     if config.clock == "discrete":
@@ -98,7 +108,7 @@ def summary_of(source: Source, config: DataConfig, statistics: tuple[Statistic, 
         days = source.keep(days.anti_join(left_out, "customer"))
     table = source.fetch(customers(days, config.time_unit, cleaned.end, statistics, config.clock))
     daily = source.fetch(_daily(days, cleaned.end))
-    return _assemble(source, config, cleaned, facts, excluded, table, daily, statistics)
+    return _assemble(source, config, cleaned, facts, excluded, table, daily, statistics, features)
 
 
 def check(
@@ -307,6 +317,7 @@ def _assemble(
     table: Any,
     daily: Any,
     statistics: tuple[Statistic, ...],
+    more: tuple[str, ...] = (),
 ) -> Summary:
     """Arrays in order of customer id, the ledger and the fingerprint."""
     import pyarrow as pa
@@ -364,7 +375,7 @@ def _assemble(
         )
     segments, about = {}, {}
     for i, name in enumerate(config.segments):
-        segments[name], about[name] = _segment(source, table, f"segment_{i}")
+        segments[name], about[name] = _segment(source, table, f"segment_{i}", feature=name in more)
         if several := about[name]["several"]:
             notes.append(
                 f"{ledger.counted(several, 'customer')} with more than one value of {name!r}: the value on "
@@ -404,7 +415,8 @@ def _assemble(
         customer=np.array(table["customer"].to_pylist(), dtype=object),
         columns=columns,
         first_day=first_day,
-        segments=segments,
+        segments={name: part for name, part in segments.items() if name not in more},
+        features={name: part for name, part in segments.items() if name in more},
         calendar=calendar,
         time_unit=config.time_unit,
         observation_start=first_day.min().item(),
@@ -433,19 +445,21 @@ def _total(column: Any) -> Decimal:
     return pc.sum(column).as_py() or Decimal(0)
 
 
-def _segment(source: Source, table: Any, name: str) -> tuple[Segment, dict[str, int]]:
+def _segment(
+    source: Source, table: Any, name: str, *, feature: bool = False
+) -> tuple[Segment, dict[str, int]]:
     import pyarrow as pa
     import pyarrow.compute as pc
 
     values = table[name].combine_chunks().cast(pa.string())
     empty = pc.sum(pc.equal(values, "")).as_py()
-    if empty:
+    if empty and not feature:
         raise InputError(
             f"{source.column(name)} is empty on the first purchase day of {empty:,} of {len(values):,} "
             "customers: fill it, for instance with 'unknown', or take it out of data.segments."
         )
     labels = sorted(pc.unique(values).to_pylist())
-    if len(labels) > MOST_SEGMENTS:
+    if len(labels) > MOST_SEGMENTS and not feature:
         raise InputError(
             f"{source.column(name)} has {len(labels):,} values among {len(values):,} customers, nearly an "
             f"id: a segment has at most {MOST_SEGMENTS:,}; group it, or take it out of data.segments."
@@ -489,7 +503,7 @@ def fingerprint(summary: Summary) -> str:
 
     On a discrete clock the time unit counts: it decides what an opportunity is. It covers ids, days,
     amounts, margins, segments and windows; not the columns that families declare, which follow from
-    the same purchases.
+    the same purchases, nor features, so that models with and without them compare.
     """
     discrete = summary.clock == "discrete"
     per = 1.0 if discrete else DAYS_PER_UNIT[summary.time_unit]

@@ -27,7 +27,12 @@ NO_DATES = (
 )
 
 
-def read(source: Source, config: DataConfig, statistics: tuple[Statistic, ...] = ()) -> Summary:
+def read(
+    source: Source,
+    config: DataConfig,
+    statistics: tuple[Statistic, ...] = (),
+    features: tuple[str, ...] = (),
+) -> Summary:
     """Summary from a table of summaries; a row of weight n becomes n customers.
 
     Parameters
@@ -59,7 +64,7 @@ def read(source: Source, config: DataConfig, statistics: tuple[Statistic, ...] =
     columns |= {name: rows.numbers(name) for name in more if name in names}
     _refuse(rows, config, columns, weight)
     times = weight.astype(int)
-    customer, segments = _customers(rows, times), _segments(rows, config)
+    customer, segments = _customers(rows, times), _segments(rows, config, features)
     order = np.argsort([name.encode() for name in customer], kind="stable")
     index = np.repeat(np.arange(len(x)), times)[order]
     if len(index) < 2:
@@ -72,7 +77,8 @@ def read(source: Source, config: DataConfig, statistics: tuple[Statistic, ...] =
         customer=customer[order],
         columns={name: np.ascontiguousarray(column[index]) for name, column in columns.items()},
         first_day=first_day,
-        segments={name: replace(s, codes=s.codes[index]) for name, s in segments.items()},
+        segments={n: replace(s, codes=s.codes[index]) for n, s in segments.items() if n not in features},
+        features={n: replace(s, codes=s.codes[index]) for n, s in segments.items() if n in features},
         calendar=_no_calendar(),
         time_unit=config.time_unit,
         observation_start=first_day.min().item(),
@@ -191,12 +197,17 @@ def _customers(rows: _Rows, times: np.ndarray) -> np.ndarray:
     return np.array(ids, dtype=object)
 
 
-def _segments(rows: _Rows, config: DataConfig) -> dict[str, Segment]:
+def _segments(rows: _Rows, config: DataConfig, features: tuple[str, ...]) -> dict[str, Segment]:
     out = {}
     for i, name in enumerate(config.segments):
-        texts = rows.texts(f"segment_{i}", "fill them, for instance with 'unknown', or leave out the segment")
+        if name in features:
+            found = rows.table[f"segment_{i}"].to_pylist()
+            texts = ["" if value is None else str(value).strip() for value in found]
+        else:
+            fix = "fill them, for instance with 'unknown', or leave out the segment"
+            texts = rows.texts(f"segment_{i}", fix)
         labels, codes = np.unique(texts, return_inverse=True)
-        if len(labels) > MOST_SEGMENTS:
+        if len(labels) > MOST_SEGMENTS and name not in features:
             raise InputError(
                 f"{rows.source.column(f'segment_{i}')} has {len(labels):,} values: a segment has at most "
                 f"{MOST_SEGMENTS:,}; group it, or take it out of data.segments."

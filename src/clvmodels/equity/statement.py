@@ -15,7 +15,7 @@ from clvmodels.equity.concentration import Histogram
 from clvmodels.equity.customers import CustomerTable
 from clvmodels.equity.segments import partitions
 from clvmodels.equity.sensitivity import Survey
-from clvmodels.value import Tile, Valuation
+from clvmodels.value import AnyValuation, Tile
 
 SHARES = np.linspace(0, 1, 101)
 LORENZ_QUANTILES = (0.05, 0.50, 0.95)
@@ -24,7 +24,7 @@ LORENZ_QUANTILES = (0.05, 0.50, 0.95)
 class _Level:
     """Running sums of one level."""
 
-    def __init__(self, valuation: Valuation, typical: float, parts: Mapping[str, Segment]) -> None:
+    def __init__(self, valuation: AnyValuation, typical: float, parts: Mapping[str, Segment]) -> None:
         draws = len(valuation.draws)
         self.total = np.zeros(draws)
         self.alive = np.zeros(draws)
@@ -41,7 +41,7 @@ class _Level:
         self._histogram: Histogram | None = Histogram(draws, typical)
         self.lorenz = self.gini = np.zeros(0)
 
-    def sums(self, tile: Tile, valuation: Valuation, best: np.ndarray | None) -> _Sums:
+    def sums(self, tile: Tile, valuation: AnyValuation, best: np.ndarray | None) -> _Sums:
         """What one tile adds; takes no notice of other tiles, so that threads may work on it."""
         codes = {name: part.codes for name, part in self.parts.items()}
         return _Sums(
@@ -96,7 +96,7 @@ def _losing(tile: Tile) -> np.ndarray:
 
 
 def build(
-    valuation: Valuation,
+    valuation: AnyValuation,
     progress: Callable[[str, float], None] | None = None,
     survey: Survey | None = None,
 ) -> Equity:
@@ -228,7 +228,7 @@ def _with_risk(customers: Any, survey: Survey, parts: Mapping[str, Segment]) -> 
 
 
 def _reduce(
-    valuation: Valuation, level: _Level, best: np.ndarray | None, table: CustomerTable | None, tile: Tile
+    valuation: AnyValuation, level: _Level, best: np.ndarray | None, table: CustomerTable | None, tile: Tile
 ) -> tuple[Tile, _Sums, dict[str, np.ndarray]]:
     return tile, level.sums(tile, valuation, best), table.columns(tile) if table else {}
 
@@ -241,7 +241,7 @@ def top(values: np.ndarray, share: float) -> np.ndarray:
     return mask
 
 
-def _typical(valuation: Valuation) -> float:
+def _typical(valuation: AnyValuation) -> float:
     """A typical value of a customer, to center the histogram."""
     spend = valuation.summary["first_amount"]
     margin = np.abs(valuation.assumptions.margin)
@@ -253,7 +253,7 @@ def _share(part: np.ndarray, total: np.ndarray) -> np.ndarray:
     return np.divide(part, total, out=np.full(len(total), np.nan), where=total != 0)
 
 
-def _dataset(valuation: Valuation, levels: dict[str, _Level]) -> Any:
+def _dataset(valuation: AnyValuation, levels: dict[str, _Level]) -> Any:
     import xarray as xr
 
     assumptions, summary = valuation.assumptions, valuation.summary

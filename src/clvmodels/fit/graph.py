@@ -8,7 +8,7 @@ a process and PyTensor's cache on disk serves the next process.
 
 A column of statistics enters as its distinct values and an index. What a likelihood computes
 from one column and parameters alone, such as log Γ(r + x) or log(α + T), is computed once
-for each distinct value (:func:`_over_distinct`): a fourth of the time on 330,000 rows.
+for each distinct value (:func:`over_distinct`): a fourth of the time on 330,000 rows.
 """
 
 from __future__ import annotations
@@ -59,12 +59,12 @@ def build(family: Family, rows: Rows, priors: Priors) -> Any:
             stats[name] = pt.vector(name)
             gathers[stats[name]] = pm.Data(name, distinct), pm.Data(f"{name}_index", index.astype(np.int32))
         weight = pm.Data("customers", rows.weight)
-        per_row = _over_distinct(family.log_likelihood(theta, stats), gathers)
+        per_row = over_distinct(family.log_likelihood(theta, stats), gathers)
         pm.Potential("log_likelihood", (weight * per_row).sum())
     return model
 
 
-def _over_distinct(output: Any, gathers: Mapping[Any, tuple[Any, Any]]) -> Any:
+def over_distinct(output: Any, gathers: Mapping[Any, tuple[Any, Any]]) -> Any:
     """Replace columns by ``distinct[index]``, and index as late as possible.
 
     Parameters

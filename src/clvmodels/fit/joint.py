@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from clvmodels.artifacts import FamilyPosterior, Posterior, Rows, Sampler, Summary
 from clvmodels.config import FitConfig, ModelConfig
+from clvmodels.effects import Term
 from clvmodels.fit.priors import AUTO, check_data, check_model, constants, fixed, is_given, measure, resolve
 from clvmodels.models.family import Family, Scale
 
@@ -28,6 +29,7 @@ def fit(
     options: FitConfig,
     seed: int,
     progress: Progress | None = None,
+    terms: Sequence[Term] = (),
 ) -> Posterior:
     """Fit both families; draw d of one meets draw d of the other.
 
@@ -42,6 +44,9 @@ def fit(
         Sampler and number of draws.
     progress
         Called with a stage and the share of it that is done, 0 to 1.
+    terms
+        Covariates and pooled columns, see :mod:`clvmodels.effects`; with any, ``options.draws`` are
+        rounded up to a multiple of the chains.
 
     Raises
     ------
@@ -50,6 +55,11 @@ def fit(
     """
     families = check_model(purchases, "purchases"), check_model(spend, "spend")
     check_data(summary, purchases, spend)
+    if terms:
+        from clvmodels.fit.links import fit_linked
+
+        even = -(-options.draws // options.chains) * options.chains
+        options = options.model_copy(update={"draws": even})
     parts = []
     for family, model, where, stream in zip(
         families,
@@ -58,6 +68,12 @@ def fit(
         np.random.SeedSequence(seed).spawn(2),
         strict=True,
     ):
+        mine = [term for term in terms if (term.driver == "spend") == (family.role == "spend")]
+        if mine:
+            stage = _stages(family, progress)
+            data_scale = measure(summary)
+            parts.append(fit_linked(family, summary, where, mine, model, options, stream, data_scale, stage))
+            continue
         free = not is_given(family, model)
         rows, scale = (summary.fold(family.statistics, where), measure(summary)) if free else (None, None)
         parts.append(fit_family(family, rows, model, options, stream, scale, progress))
@@ -101,9 +117,8 @@ def fit_family(
     from clvmodels.fit.convergence import diagnose
     from clvmodels.fit.maximum import climb, likelihood
 
-    def stage(name: str) -> Callable[[float], None]:
-        return lambda share: progress(f"{family.title}: {name}", share) if progress else None
-
+    stage = _stages(family, progress)
+    sampler = "importance" if options.sampler == "auto" else options.sampler
     stage("compiling")(0.0)
     target, mode, evidence = _choose(family, rows, model, scale)
     maximum, peak = likelihood(target, mode.point, scale)
@@ -117,11 +132,11 @@ def fit_family(
         "customers": int(rows.weight.sum()),
         "settings": dict(target.priors.constants),
     }
-    if options.sampler == "map":
+    if sampler == "map":
         mode = climb(lambda point: target(point, 1.0, 0.0)[:2], mode.point)
         return _single(family, target(mode.point)[2], "map", **common)
     stream = seed if isinstance(seed, np.random.SeedSequence) else np.random.SeedSequence(seed)
-    if options.sampler == "nuts":
+    if sampler == "nuts":
         draws, diagnostics["divergences"] = nuts.sample(
             target,
             mode,
@@ -129,7 +144,7 @@ def fit_family(
             options.tune,
             options.draws,
             int(stream.generate_state(1)[0]),
-            stage("NUTS"),
+            progress=stage("NUTS"),
         )
     else:
         sample = importance.sample(
@@ -143,11 +158,20 @@ def fit_family(
         draws = sample.draws[None]
         diagnostics |= {"k_hat": sample.k_hat, "ess": sample.ess, "proposals": sample.proposals}
     diagnostics |= diagnose(
-        draws, family.parameter_names, target.priors.constants, independent=options.sampler == "importance"
+        draws, family.parameter_names, target.priors.constants, independent=sampler == "importance"
     )
     return FamilyPosterior(
-        family=family.name, parameters=family.parameter_names, draws=draws, sampler=options.sampler, **common
+        family=family.name, parameters=family.parameter_names, draws=draws, sampler=sampler, **common
     )
+
+
+def _stages(family: Family, progress: Progress | None) -> Callable[[str], Callable[[float], None]]:
+    """``name -> (share -> None)``: progress of a family's stages."""
+
+    def stage(name: str) -> Callable[[float], None]:
+        return lambda share: progress(f"{family.title}: {name}", share) if progress else None
+
+    return stage
 
 
 def _choose(

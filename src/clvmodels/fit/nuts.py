@@ -11,7 +11,6 @@ from collections.abc import Callable
 
 import numpy as np
 
-from clvmodels.fit.graph import Target
 from clvmodels.fit.maximum import Peak
 
 START = 2.0
@@ -19,27 +18,32 @@ START = 2.0
 
 
 def sample(
-    target: Target,
+    target: Callable[[np.ndarray], tuple[float, np.ndarray, np.ndarray]],
     mode: Peak,
     chains: int,
     tune: int,
     draws: int,
     seed: int,
+    acceptance: float = 0.8,
     progress: Callable[[float], None] = lambda share: None,
 ) -> tuple[np.ndarray, int]:
     """Draw from the posterior.
 
     Parameters
     ----------
+    target
+        ``point -> (log density, gradient, quantities)``.
     mode
         Centre and curvature of the posterior over unconstrained points.
     chains, tune, draws
         ``draws`` in all, split evenly over the chains (rounded up), after ``tune`` each.
+    acceptance
+        Mean probability of acceptance that steps are tuned to; narrow corners need small steps.
 
     Returns
     -------
     draws, divergences
-        Native parameters, shape (chain, draw, parameter), and how many draws diverged.
+        Quantities, shape (chain, draw, quantity), and how many draws diverged.
     """
     import nutpie
     from nutpie.compiled_pyfunc import from_pyfunc
@@ -67,6 +71,7 @@ def sample(
         chains=chains,
         cores=1,  # the density holds the interpreter's lock and its own storage
         seed=seed,
+        target_accept=acceptance,
         save_warmup=False,
         progress_bar=False,
         progress_callback=lambda state: progress(

@@ -5,16 +5,17 @@ from __future__ import annotations
 import difflib
 import inspect
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 
 from clvmodels.artifacts import Summary
-from clvmodels.config import ModelConfig
+from clvmodels.config import ModelConfig, ModelsConfig
+from clvmodels.effects import DRIVERS, Driver
 from clvmodels.errors import InputError
-from clvmodels.models import registry
+from clvmodels.models import links, registry
 from clvmodels.models.family import Domain, Family, Parameter, PriorSpec, PurchaseFamily, Scale
 
 FLAT: Mapping[Domain, PriorSpec] = {
@@ -162,6 +163,53 @@ def check_model(model: ModelConfig, role: Literal["purchases", "spend"] | None =
         for name, spec in model.priors.items():
             _check_prior(f"{key}.priors.{name}", _plain(f"{key}.priors.{name}", spec), domains[name])
     return family
+
+
+def check_effects(models: ModelsConfig) -> None:
+    """Check without data that the families can carry the covariates and pooled columns of a config.
+
+    Raises
+    ------
+    InputError
+        If a family knows nothing of a driver, or leaves effects nothing to act on.
+    """
+    covariates = models.covariates
+    drivers = {driver for driver in DRIVERS if getattr(covariates, driver)}
+    drivers |= {driver for pool in models.pool for driver in pool.on}
+    check_effects_of(registry.get(models.purchases.family), models.purchases, drivers - {"spend"})
+    check_effects_of(registry.get(models.spend.family), models.spend, drivers & {"spend"})
+
+
+def check_effects_of(family: Family, model: ModelConfig, drivers: Set[Driver]) -> None:
+    """Check that one model can carry effects on some drivers."""
+    if not drivers:
+        return
+    key, known = _key(family), links.driven(family)
+    for driver in DRIVERS:
+        if driver in drivers and driver not in known:
+            raise InputError(
+                f"models.covariates, models.pool: effects on {driver} are asked for, of which {family.name} "
+                f"knows nothing (it has {', '.join(known) or 'none'}): choose another family, or leave "
+                f"{driver} out."
+            )
+    if not family.per_row:
+        others = (f for f in registry.families(family.role) if f.per_row and drivers <= set(links.driven(f)))
+        raise InputError(
+            f"models.covariates, models.pool: {family.name} has one set of parameters for all customers; "
+            f"{', '.join(f.name for f in others)} can carry effects."
+        )
+    if is_given(family, model):
+        raise InputError(f"{key}: its parameters are given: covariates and pooling have nothing to act on.")
+    if AUTO in constants(family, model).values():
+        raise InputError(f"{key}.settings: auto does not go with covariates or pooling; give the number.")
+    flat_or_native = model.priors == "flat" or (
+        isinstance(model.priors, dict) and model.priors and _space(family, model.priors) == "parameters"
+    )
+    if flat_or_native:
+        raise InputError(
+            f"{key}.priors: with covariates or pooling, priors stand on coordinates "
+            f"({', '.join(family.coordinate_names)}), not on native parameters."
+        )
 
 
 def constants(family: Family, model: ModelConfig) -> dict[str, float | str]:

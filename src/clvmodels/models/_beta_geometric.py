@@ -105,6 +105,22 @@ def draw(alive, shape, alive_rate, dead_rate, a, b, rng, out):
     out[3] = p
 
 
+def transfer(theta, other, latents):
+    """λ from Gamma(r, α) to Gamma(r, α'), p from Beta(a, b) to Beta(a', b')."""
+    from scipy.special import betainc, betaincc, betainccinv, betaincinv
+
+    a, b, a_other, b_other = theta["a"], theta["b"], other["a"], other["b"]
+    out = latents.copy()
+    out[..., 1] *= theta["alpha"] / other["alpha"]
+    if np.any(a != a_other) or np.any(b != b_other):
+        p = latents[..., 3]
+        low = betaincinv(a_other, b_other, betainc(a, b, p))
+        high = betainccinv(a_other, b_other, betaincc(a, b, p))
+        out[..., 3] = np.where(p < a / (a + b), low, high)  # by the nearer tail
+    out[..., 2] = out[..., 1] * out[..., 3]
+    return out
+
+
 @compiled.gap
 def gap(latents, s, rng):
     """A purchase (but not the origin) may be the last; otherwise the next comes after Exp(λ)."""

@@ -242,6 +242,7 @@ FAMILY = PurchaseFamily(
     priors=priors,
     statistics=("frequency", "T"),
     log_likelihood=log_likelihood,
+    per_row=False,
     objection=contract_objection,
     state=("frequency", "T"),
     p_alive=p_alive,

@@ -260,6 +260,7 @@ FAMILY = PurchaseFamily(
     priors=priors,
     statistics=("frequency", "recency", "T"),
     log_likelihood=log_likelihood,
+    per_row=False,
     objection=objection,
     p_alive=p_alive,
     rate=rate,

@@ -92,6 +92,7 @@ FAMILY = PurchaseFamily(
     latents=shared.LATENTS,
     latent=latent,
     gap=shared.gap,
+    transfer=shared.transfer,
     simulate=partial(shared.simulate, first_may_be_last=False),
     references=(
         Reference(

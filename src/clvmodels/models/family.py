@@ -34,6 +34,8 @@ import numba
 import numpy as np
 from numba import float64, types, void
 
+from clvmodels.effects import Driver
+
 Theta = Mapping[str, Any]
 """Native parameters by name; values are scalars, arrays or tensors of one shape."""
 
@@ -42,7 +44,6 @@ PriorSpec = Mapping[str, Any]
 
 Domain = Literal["positive", "unit", "real"]
 Unit = Literal["1", "time", "1/time", "currency"]
-Driver = Literal["purchase", "dropout", "spend"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -269,6 +270,14 @@ class Family:
         ``columns -> sentence or None``: why these data cannot be of this family.
     peer
         The same model in pymc-marketing, where that package has it.
+    transfer
+        ``(theta, other, latents) -> latents``: draws of customers' latents, shape (customer, draw,
+        latent), in a population of parameters ``theta`` (name → shape (draw,)), as those of the same
+        customers in a population of parameters ``other``: each keeps its place in the population
+        (quantile to quantile), and whether it is alive.
+    per_row
+        Whether ``log_likelihood`` takes parameters of shape (row,) as well as scalars, which covariates
+        and pooling need.
     """
 
     name: str
@@ -286,6 +295,8 @@ class Family:
     extra_statistics: tuple[Statistic, ...] = ()
     objection: Callable[[Mapping[str, np.ndarray]], str | None] | None = None
     peer: Peer | None = None
+    transfer: Callable[[Theta, Theta, np.ndarray], np.ndarray] | None = None
+    per_row: bool = True
 
     @property
     def parameter_names(self) -> tuple[str, ...]:

@@ -69,6 +69,13 @@ def simulate(theta, frequency, rng):
     return Baskets(mean=theta["p"] / nu, customer=customer, amount=amount)
 
 
+def transfer(theta, other, latents):
+    """ζ = p/ν with γ, the shapes held."""
+    out = latents.copy()
+    out[..., 0] *= other["gamma"] / theta["gamma"]
+    return out
+
+
 def from_coordinates(c):
     return {
         "p": c["p"],
@@ -126,6 +133,7 @@ FAMILY = SpendFamily(
     latent=latent,
     basket=basket,
     simulate=simulate,
+    transfer=transfer,
     references=(
         Reference(
             authors="Fader, Hardie and Lee",

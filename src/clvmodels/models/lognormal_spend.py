@@ -85,6 +85,13 @@ def simulate(theta, frequency, rng):
     return Baskets(mean=np.exp(m + theta["sigma"] ** 2 / 2), customer=customer, amount=amount)
 
 
+def transfer(theta, other, latents):
+    """ζ with the median, the spreads held."""
+    out = latents.copy()
+    out[..., 0] *= other["median"] / theta["median"]
+    return out
+
+
 def from_coordinates(c):
     spread = (c["sigma"] ** 2 + c["tau"] ** 2) / 2
     return {"median": c["mean_spend"] * math.e ** (-spread), "sigma": c["sigma"], "tau": c["tau"]}
@@ -150,6 +157,7 @@ FAMILY = SpendFamily(
     latent=latent,
     basket=basket,
     simulate=simulate,
+    transfer=transfer,
     objection=objection,
     references=(
         Reference(

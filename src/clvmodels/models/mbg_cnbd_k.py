@@ -91,6 +91,7 @@ FAMILY = PurchaseFamily(
     latent_value=erlang.latent_value,
     latent_presence=erlang.latent_presence,
     gap=erlang.gap,
+    transfer=beta_geometric.transfer,
     simulate=partial(beta_geometric.simulate, first_may_be_last=True),
     references=(
         Reference(

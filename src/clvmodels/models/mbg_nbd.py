@@ -94,6 +94,7 @@ FAMILY = PurchaseFamily(
     latents=shared.LATENTS,
     latent=latent,
     gap=shared.gap,
+    transfer=shared.transfer,
     simulate=partial(shared.simulate, first_may_be_last=True),
     references=(
         Reference(

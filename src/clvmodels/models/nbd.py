@@ -73,6 +73,13 @@ def simulate(theta, T, rng):
     return histories(rng.gamma(theta["r"], 1 / theta["alpha"], n), np.zeros(n), T, rng)
 
 
+def transfer(theta, other, latents):
+    """λ from Gamma(r, α) to Gamma(r, α')."""
+    out = latents.copy()
+    out[..., 1] *= theta["alpha"] / other["alpha"]
+    return out
+
+
 def from_coordinates(c):
     return {"r": c["r"], "alpha": c["r"] / c["purchase_rate"]}
 
@@ -122,6 +129,7 @@ FAMILY = PurchaseFamily(
     latent=latent,
     gap=gap,
     simulate=simulate,
+    transfer=transfer,
     references=(
         Reference(
             authors="Ehrenberg",

@@ -155,6 +155,14 @@ def simulate(theta, T, rng):
     return histories(lam, mu, T, rng)
 
 
+def transfer(theta, other, latents):
+    """λ and μ from gammas of rates α and β to gammas of rates α' and β', the shapes held."""
+    out = latents.copy()
+    out[..., 1] *= theta["alpha"] / other["alpha"]
+    out[..., 2] *= theta["beta"] / other["beta"]
+    return out
+
+
 def from_coordinates(c):
     return {
         "r": c["r"],
@@ -225,6 +233,7 @@ FAMILY = PurchaseFamily(
     latent=latent,
     gap=gap,
     simulate=simulate,
+    transfer=transfer,
     references=(
         Reference(
             authors="Schmittlein, Morrison and Colombo",

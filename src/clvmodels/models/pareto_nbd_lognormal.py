@@ -392,6 +392,14 @@ def simulate(theta, T, rng):
     return histories(lam, mu, T, rng)
 
 
+def transfer(theta, other, latents):
+    """λ and μ with their medians, the spread and the coupling of their logarithms held."""
+    out = latents.copy()
+    out[..., 1] *= other["lambda_median"] / theta["lambda_median"]
+    out[..., 2] *= other["mu_median"] / theta["mu_median"]
+    return out
+
+
 def from_coordinates(c):
     return {
         "lambda_median": c["purchase_rate"],
@@ -472,6 +480,7 @@ FAMILY = PurchaseFamily(
     priors=priors,
     statistics=("frequency", "recency", "T"),
     log_likelihood=log_likelihood,
+    per_row=False,
     p_alive=p_alive,
     rate=rate,
     survival=survival,
@@ -483,6 +492,7 @@ FAMILY = PurchaseFamily(
     latent=latent,
     gap=gap,
     simulate=simulate,
+    transfer=transfer,
     references=(
         Reference(
             authors="Abe",

@@ -14,7 +14,7 @@ from clvmodels import models
 from clvmodels.errors import InputError
 from clvmodels.models.family import Family, PurchaseFamily, SpendFamily
 
-_HELPERS = {"family", "registry"}
+_HELPERS = {"family", "links", "registry"}
 
 
 @cache

@@ -16,12 +16,15 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from typing import Literal
 
 import numba
 import numpy as np
 from numba import complex128, float64, types
+
+legendre = cache(np.polynomial.legendre.leggauss)
+"""Gauss-Legendre nodes and weights; making them takes longer than using them."""
 
 Timing = Literal["continuous", "begin", "mid", "end"]
 OFFSET = {"begin": 1.0, "mid": 0.5, "end": 0.0}
@@ -84,8 +87,6 @@ class Flow:
         offset = 0.0 if self.timing == "continuous" else OFFSET[self.timing]
         return np.array([float(periodic), float(discrete), self.delta, self.horizon, step, offset])
 
-
-_gauss = lru_cache(np.polynomial.legendre.leggauss)
 
 _code = types.Array(float64, 1, "C")
 
@@ -179,7 +180,7 @@ def schedule(flows: Sequence[Flow], scale: float, *, discrete: bool = False, ref
     if discrete and len(direct) >= np.floor(end):
         edges = edges[:1]
     panels = list(itertools.pairwise(edges))
-    points, _ = _gauss(_nodes(last - first))
+    points, _ = legendre(_nodes(last - first))
     nodes = [direct]
     for low, high in panels:
         nodes.append(scale * np.expm1((low + high) / 2 + (high - low) / 2 * points))
@@ -229,7 +230,7 @@ def _product_rule(
     else:
         edges = _edges(flow, s_low, s_high)
         order = max(64, 2 * len(points)) if len(edges) == 2 else 12 if len(edges) > 40 else 24
-        x, w = _gauss(order)
+        x, w = legendre(order)
         u = np.log1p(edges / scale)
         middle, radius = (u[1:] + u[:-1]) / 2, (u[1:] - u[:-1]) / 2
         s = scale * np.expm1(middle[:, None] + radius[:, None] * x)

@@ -62,6 +62,10 @@ def write(
     for name, part in (("future", future), ("acquisition", acquisition)):
         if table[name]:
             write_csv(folder / f"{name}.csv", part.COLUMNS, part.rows(table, tables.flat))
+    if table["effects"]:
+        from clvmodels.report import effects
+
+        write_csv(folder / "effects.csv", effects.COLUMNS, effects.csv_rows(table))
     (folder / "config.yaml").write_text(dump(config, folder), encoding="utf-8")
     _draw(folder, summary, posterior, equity, table, arrays)
     manifest = {
@@ -231,12 +235,12 @@ def _draw(
     arrays: Any,
 ) -> Path:
     """Figures as SVG and PNG, then the page that holds the SVG."""
-    from clvmodels.report import figures
+    from clvmodels.report import effects, figures
 
     place = folder / "figures"
     place.mkdir(exist_ok=True)
     drawn: dict[str, tuple[str, str]] = {}
-    every = figures.draw_all(summary, posterior, equity, table, arrays)
+    every = figures.draw_all(summary, posterior, equity, table, arrays) | effects.draw_all(table)
     every |= future.figures(table) | acquisition.figures(table)
     for name, (figure, caption) in every.items():
         text = figures.svg(figure)

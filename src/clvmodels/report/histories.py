@@ -24,6 +24,7 @@ def examples(
 ) -> tuple[list[tuple[float, float, float]], dict[str, np.ndarray]]:
     """Histories (frequency, recency, T) of the longest observed age, and what follows from them.
 
+    With effects, the customers are those at the centre of all covariates and pooled columns.
     Of a contract nothing but its age counts: the histories are contracts still running at several
     ages.
 
@@ -43,7 +44,7 @@ def examples(
         rows = [(x, t_x, end) for x, t_x in sorted({(0.0, 0.0), (1.0, half), (1.0, end), (half, half),
                                                     (half, end), (end, end)})]  # fmt: skip
     frequency, recency, T = np.array(rows).T
-    purchase, spend = posterior.pairs()
+    purchase, spend = posterior.centre()
     return rows, _outlook(summary, posterior, assumptions, (purchase, spend), frequency, recency, T)
 
 
@@ -80,7 +81,7 @@ def surfaces(
     impossible = (count > t_x) & (family.clock == "discrete")
     t_x = np.where(impossible, count, t_x)
     picks = np.linspace(0, len(posterior) - 1, min(len(posterior), SURFACE_DRAWS)).round().astype(int)
-    purchase, spend = (np.ascontiguousarray(part[picks]) for part in posterior.pairs())
+    purchase, spend = (np.ascontiguousarray(part[picks]) for part in posterior.centre())
     found = _outlook(summary, posterior, assumptions, (purchase, spend), count.ravel(), t_x.ravel(), T)
     means = {
         name: np.where(impossible, np.nan, draws.mean(axis=0).reshape(count.shape))

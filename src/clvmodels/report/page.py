@@ -54,6 +54,8 @@ def html(table: Mapping[str, Any], figures: Mapping[str, tuple[str, str]]) -> st
     """
     from markupsafe import Markup
 
+    from clvmodels.report import effects
+
     return template("report.html.j2", table).render(
         data_checks=[check["name"] for check in _data_checks(table)],
         draw_checks=[check["name"] for check in table["checks"] if check not in _data_checks(table)],
@@ -71,6 +73,8 @@ def html(table: Mapping[str, Any], figures: Mapping[str, tuple[str, str]]) -> st
         ledger=_ledger(table),
         titles=_TITLES,
         marks=_MARKS,
+        effect_columns=effects.by_column(table),
+        effect_words=effects.WORDS,
         segments_shown=SEGMENTS_SHOWN,
         ranks_shown=RANKS_SHOWN,
     )

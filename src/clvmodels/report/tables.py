@@ -30,7 +30,7 @@ from clvmodels.artifacts import (
 )
 from clvmodels.config import Config
 from clvmodels.models import registry
-from clvmodels.report import acquisition, future, histories, position
+from clvmodels.report import acquisition, effects, future, histories, position
 from clvmodels.report.text import SPACE, duration, fill, long_date
 
 SCHEMA = 1
@@ -138,12 +138,16 @@ def build(
         "fingerprints": {
             "data": summary.fingerprint,
             "config": _hash(config.model_dump_json(exclude=_PLACES).encode()),
-            "posterior": _hash(*(np.ascontiguousarray(p).tobytes() for p in posterior.pairs())),
+            "posterior": _hash(
+                *(np.ascontiguousarray(p).tobytes() for p in posterior.centre()),
+                *(np.ascontiguousarray(found.flat).tobytes() for found in posterior.effects),
+            ),
         },
     }  # fmt: skip
     if "systematic" in levels:
         left = [what for what in EXCLUDED if what not in SHARED]
         table["assumptions"]["excluded_from_intervals"] = left
+    table |= effects.block(summary, posterior, assumptions)
     for part in (posterior.purchases, posterior.spend):
         table["posterior"][part.family] = _parameters(part, posterior)
         maximum = dict(part.maximum)

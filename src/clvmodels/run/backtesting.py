@@ -27,6 +27,7 @@ from clvmodels.run.stages import (
     load_config,
     margins,
     new_folder,
+    refuse_effects,
     refuse_existing,
     statistics,
     versions,
@@ -143,6 +144,7 @@ def backtest(
     kept = None if cache is None else Path(cache)
     fitting.check_model(config.models.purchases, "purchases")
     fitting.check_model(config.models.spend, "spend")
+    refuse_effects(config, "a backtest")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         tell("reading transactions", None)

@@ -28,6 +28,7 @@ from clvmodels.run.stages import (
     margins,
     new_folder,
     pass_gate,
+    refuse_effects,
     refuse_existing,
     resolve_assumptions,
     statistics,
@@ -168,6 +169,7 @@ def bridge(
     for role in ("purchases", "spend"):
         for used in (before, after):
             fitting.check_model(getattr(used.models, role), role)
+    refuse_effects(after, "a bridge")
     good = True
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

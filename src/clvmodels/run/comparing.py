@@ -124,6 +124,7 @@ def compare(
         If the draws of a variant do not pass the gate; nothing is written.
     """
     from clvmodels import fit as fitting
+    from clvmodels.data import design
 
     clock, folder = Clock(), None if out is None else Path(out)
     if folder is not None:
@@ -140,6 +141,7 @@ def compare(
             with _about(name):
                 fitting.check_model(variant.models.purchases, "purchases")
                 fitting.check_model(variant.models.spend, "spend")
+                fitting.check_effects(variant.models)
         if progress:
             progress("reading transactions", None)
         read: dict[str, Summary] = {}
@@ -147,10 +149,12 @@ def compare(
             if not isinstance(variant, Run):
                 with _about(name):
                     key = f"{variant.base} {variant.data!r} {statistics(variant)} {variant.value.margin!r}"
+                    key += f" {variant.models.columns}"
                     if key not in read:
                         read[key] = summarise(variant, transactions)
                     data[name] = read[key]
                     fitting.check_data(data[name], variant.models.purchases, variant.models.spend)
+                    design.terms(variant.models, data[name])
                     assumed[name] = resolve_assumptions(variant, data[name])
         _refuse_other_customers(data)
         clock.lap("data")

@@ -140,6 +140,68 @@ class Run:
             )
         return folder
 
+    def what_if(self, *, seed: int | None = None, **shift: Any) -> Any:
+        """Change of equity if customers bought more often, stayed longer or spent more from now on.
+
+        Parameters
+        ----------
+        purchase, dropout, spend
+            Factors of the mean purchase rate, mean dropout and mean spend, such as ``purchase=1.2``.
+        to, add
+            Covariate or pooled column → what it becomes; → what is added to it.
+        where
+            Mask of the customers whom the shift is for, in the order of ``customers``; default: all.
+
+        Returns
+        -------
+        clvmodels.equity.what_if.WhatIf
+            Draws of equity before and after, at level latent, and of their difference.
+
+        Raises
+        ------
+        InputError
+            If the shift is none, or the model does not know what it says.
+        """
+        from clvmodels import equity
+
+        given = self.summary["seed"] if seed is None else seed
+        return equity.what_if(self.data, self.draws, self._assumed(), given, **shift)
+
+    def new_customer(
+        self,
+        pattern: Mapping[str, str | float] | None = None,
+        *,
+        margin: float | None = None,
+        seed: int | None = None,
+    ) -> Any:
+        """Orders, revenue and lifetime value of a customer who is about to be acquired, first order included.
+
+        Parameters
+        ----------
+        pattern
+            Column → level or number, for every covariate and pooled column of the model; a pooled column
+            may have a new level.
+        margin
+            Contribution margin ratio; default: the mean of the customers'.
+
+        Returns
+        -------
+        clvmodels.equity.prospects.Prospect
+            Draws at levels expected, latent and predictive.
+        """
+        from clvmodels import equity
+
+        given = self.summary["seed"] if seed is None else seed
+        return equity.prospect(self.data, self.draws, self._assumed(), given, pattern, margin)
+
+    def _assumed(self) -> Assumptions:
+        """The assumptions of the run, also of one that was read from its folder."""
+        if self.assumptions is not None:
+            return self.assumptions
+        if self.path is None:
+            raise InputError("this run has neither assumptions nor a folder.")
+        return resolve_assumptions(load_config(self.path / "config.yaml", (), None), self.data)
+
     def to_pymc_marketing(self) -> tuple[Any, Any]:
         """The purchase and the spend model as models of pymc-marketing, with this posterior inside.
 
@@ -157,6 +219,8 @@ class Run:
         """
         from clvmodels import interchange
 
+        if self.draws.effects:
+            raise InputError("models with covariates or pooling have no counterpart in pymc-marketing.")
         return interchange.models(self.data, self.draws)
 
     def __repr__(self) -> str:
@@ -212,6 +276,7 @@ def fit(
         warnings.simplefilter("always")
         fitting.check_model(config.models.purchases, "purchases")
         fitting.check_model(config.models.spend, "spend")
+        fitting.check_effects(config.models)
         backtesting.beside(config, folder)  # refuses a wrong one before anything slow starts
         tell("reading transactions", None)
         data = summarise(config, transactions)
@@ -236,16 +301,19 @@ def check(
     With ``out``, the summary is written there as one parquet file.
     """
     from clvmodels import fit as fitting
+    from clvmodels.data import design
 
     config = load_config(config, overrides, seed)
     fitting.check_model(config.models.purchases, "purchases")
     fitting.check_model(config.models.spend, "spend")
+    fitting.check_effects(config.models)
     if out is not None and Path(out).exists():
         raise InputError(f"{out} exists; name another file with --out, or remove it.")
     if progress:
         progress("reading transactions", None)
     data = summarise(config, transactions)
     fitting.check_data(data, config.models.purchases, config.models.spend)
+    design.terms(config.models, data)
     resolve_assumptions(config, data)
     newcomers.check(config, data)
     if out is not None:
@@ -387,9 +455,11 @@ def fitted(
 ) -> Run:
     """From customers to posterior draws that passed the gate, and on to equity."""
     from clvmodels import fit as fitting
+    from clvmodels.data import design
 
+    models = config.models
     draws = fitting.fit(
-        data, config.models.purchases, config.models.spend, config.fit, config.seed, progress=progress
+        data, models.purchases, models.spend, config.fit, config.seed, progress, design.terms(models, data)
     )
     clock.lap("fit")
     gate = fitting.gate(draws)
@@ -419,19 +489,22 @@ def valued(
     from clvmodels.report import tables
     from clvmodels.validate import systematic
     from clvmodels.value import Valuation
+    from clvmodels.value import valuation as any_valuation
 
-    valuation = Valuation(data, draws, assumptions, config.seed)
-    if progress:
-        progress("value, changed assumptions", None)
-    survey = equity.survey(valuation)
+    valuation = any_valuation(data, draws, assumptions, config.seed)
+    survey = None
+    if isinstance(valuation, Valuation):  # with effects every pattern would need a survey of its own
+        if progress:
+            progress("value, changed assumptions", None)
+        survey = equity.survey(valuation)
     result = equity.build(valuation, progress, survey)
     gate = fitting.gate(draws, result.total(result.levels[0]))
     pass_gate(gate, config, folder, draws, data)
     result, more = newcomers.add(config, data, draws, assumptions, result, known, progress)
     gate = (*gate, *more)
     pass_gate(gate, config, folder, draws, data)
-    weather = systematic.of_window(valuation, config.seed)
-    if weather.reason is None:
+    weather = systematic.of_window(valuation, config.seed) if isinstance(valuation, Valuation) else None
+    if isinstance(valuation, Valuation) and survey and weather and weather.reason is None:
         bands = result.data["bands"].mean("draw").values
         found = systematic.effects(weather, valuation, bands, config.seed)
         # What customers cost is paid in any weather; 1 where they cost nothing.
@@ -446,7 +519,7 @@ def valued(
     if tested is not None:
         block = backtesting.on_page_one(tested, valuation, result.levels[0])
         met = (*met, *(Check(**check) for check in tested["checks"]))
-    checks = (*gate, *met, *systematic.checks(weather))
+    checks = (*gate, *met, *(systematic.checks(weather) if weather else ()))
     diagnostics = {"converged": converged(gate)}
     table = tables.build(
         data, draws, assumptions, result, checks, config, versions(), diagnostics, arrays, block

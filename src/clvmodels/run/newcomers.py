@@ -56,6 +56,11 @@ def check(config: Config, data: Summary) -> tuple[Ahead | None, Costs | None]:
     InputError
         If there is no history to forecast, acquisition has stopped, or spend and customers do not fit.
     """
+    if config.models.has_effects and (config.future or config.acquisition):
+        raise InputError(
+            "future and acquisition value customers to be won as alike, and models.covariates or models.pool "
+            "tell them apart: leave one of them out, and see run.new_customer for those of one kind."
+        )
     ahead = _ahead(config, config.future, data) if config.future else None
     costs = _costs(config, config.acquisition, data) if config.acquisition else None
     if config.value.first_order == "observed" and (ahead or costs):

@@ -92,6 +92,7 @@ def summarise(config: Config, transactions: Any) -> Summary:
         transactions=transactions,
         statistics=statistics(config),
         margin_column=margin.column if isinstance(margin, MarginByColumn) else None,
+        features=config.models.columns,
         base=config.base,
     )
 
@@ -101,6 +102,12 @@ def statistics(config: Config) -> tuple[Statistic, ...]:
     models = (config.models.purchases, config.models.spend)
     needed = (s for model in models for s in registry.get(model.family).extra_statistics)
     return tuple(dict.fromkeys(needed))
+
+
+def refuse_effects(config: Config, what: str) -> None:
+    """Refuse a config with covariates or pooling for a command that would leave them out."""
+    if config.models.has_effects:
+        raise InputError(f"models.covariates, models.pool: {what} does not know effects yet; take them out.")
 
 
 def margins(config: Config, data: Summary) -> tuple[np.ndarray, str]:
@@ -156,7 +163,7 @@ def pass_gate(
         with new_folder(folder, overwrite=True) as temporary:
             files.write_diagnostics(temporary, summary=data, posterior=draws, checks=gate, config=config)
         where = f" Diagnostics are in {folder}; no equity was written."
-    importance = config.fit.sampler == "importance"
+    importance = "importance" in (draws.purchases.sampler, draws.spend.sampler)
     advice = "use fit.sampler nuts" if importance else "use more fit.tune and fit.draws"
     raise ConvergenceError(
         f"the draws did not converge: {'; '.join(check.sentence.rstrip('.') for check in failed)}. "

@@ -33,6 +33,7 @@ from clvmodels.run.stages import (
     load_config,
     new_folder,
     pass_gate,
+    refuse_effects,
     refuse_existing,
     resolve_assumptions,
     statistics,
@@ -147,6 +148,7 @@ def history(
         refuse_existing(folder, overwrite=False)
     for role in ("purchases", "spend"):
         fitting.check_model(getattr(plain.models, role), role)
+    refuse_effects(plain, "a history of equity")
     tell("reading transactions", None)
     with (
         warnings.catch_warnings(record=True) as caught,

@@ -11,13 +11,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from clvmodels.artifacts import DAYS_PER_UNIT, Assumptions, Check, Posterior, Summary, interval
 from clvmodels.models import registry
 from clvmodels.numerics.special import ranks
+
+if TYPE_CHECKING:
+    from clvmodels.value import Natives
 
 REPLICATES = 200
 """Replicated data sets, from draws spread evenly over the posterior."""
@@ -82,6 +85,8 @@ def predictive_checks(summary: Summary, posterior: Posterior, seed: int) -> tupl
     """
     import xarray as xr
 
+    from clvmodels.value import Natives
+
     rng = np.random.default_rng([seed, 0])
     n = len(summary)
     chosen = np.arange(n) if n <= CUSTOMERS else np.sort(rng.choice(n, CUSTOMERS, replace=False))
@@ -93,13 +98,12 @@ def predictive_checks(summary: Summary, posterior: Posterior, seed: int) -> tupl
         of="" if len(chosen) == n else f" (on a sample of {len(chosen):,} of {n:,} customers)",
     )
     picks = np.linspace(0, len(posterior) - 1, REPLICATES).round().astype(int)
-    purchase_draws, spend_draws = (part[picks] for part in posterior.pairs())
     attrs = {"interval": INTERVAL, "replicates": REPLICATES, "customers": len(chosen), "holdout": ""}
     attrs["tracking_unit"] = _tracking_unit(summary)
 
-    checks, arrays = _purchases(sample, posterior.purchases.family, purchase_draws)
+    checks, arrays = _purchases(sample, Natives.of(posterior.purchases, summary), picks)
     for more, extra in (
-        _spend(sample, posterior.spend.family, spend_draws),
+        _spend(sample, Natives.of(posterior.spend, summary), picks),
         _holdout(sample, posterior, seed, arrays, attrs),
     ):
         checks += more
@@ -151,21 +155,21 @@ class _Sample:
 # --- how often and when --------------------------------------------------------------------------
 
 
-def _purchases(sample: _Sample, name: str, draws: np.ndarray) -> Found:
+def _purchases(sample: _Sample, natives: Natives, picks: np.ndarray) -> Found:
     """Frequency histogram, zero class and weekly tracking from the same replicates."""
-    family, summary, of = registry.purchases(name), sample.summary, sample.of
+    family, summary, of = registry.purchases(natives.part.family), sample.summary, sample.of
     T = sample["T"]
     born = (summary.first_day[sample.chosen] - np.datetime64(summary.observation_end, "D")).astype(float)
     dates, weekly = _observed_weeks(summary)
     weeks = len(dates)
     days = DAYS_PER_UNIT[summary.time_unit]
 
-    histogram = np.empty((len(draws), FREQUENCIES))
-    silence = np.empty((len(draws), SILENCES))
+    histogram = np.empty((len(picks), FREQUENCIES))
+    halves = np.empty((len(picks), 2, weeks))
+    silence = np.empty((len(picks), SILENCES))
     edges = np.linspace(0.0, max(float(T.max()), 1e-9), SILENCES + 1)
-    halves = np.empty((len(draws), 2, weeks))
-    for d, theta in enumerate(draws):
-        histories = family.simulate(dict(zip(family.parameter_names, theta, strict=True)), T, sample.rng)
+    for d, theta in enumerate(natives.thetas(picks, sample.chosen)):
+        histories = family.simulate(theta, T, sample.rng)
         seen = histories.time <= T[histories.customer]
         owner = histories.customer[seen]
         histogram[d] = _histogram(np.bincount(owner, minlength=len(T)))
@@ -386,15 +390,15 @@ def _tracking(sample: _Sample, observed: np.ndarray, bands: np.ndarray) -> list[
 # --- how much ------------------------------------------------------------------------------------
 
 
-def _spend(sample: _Sample, name: str, draws: np.ndarray) -> Found:
+def _spend(sample: _Sample, natives: Natives, picks: np.ndarray) -> Found:
     """Distribution of mean spend per repeat buyer, and its correlation with frequency."""
-    family = registry.spend(name)
+    family = registry.spend(natives.part.family)
     x, spend = sample["frequency"], sample["monetary_value"]
     buyers = (x > 0) & (spend > 0)
     x, spend = x[buyers], spend[buyers]
     if len(spend) < 3:
         return [], {}
-    thetas = (dict(zip(family.parameter_names, theta, strict=True)) for theta in draws)
+    thetas = natives.thetas(picks, sample.chosen[buyers])
     replicated = np.stack([family.simulate(theta, x, sample.rng).monetary_value for theta in thetas])
     low, high = np.quantile(spend, [0.005, 0.995])
     edges = np.geomspace(low, max(high, low * 1.01), _SPEND_BINS + 1)
@@ -550,7 +554,7 @@ def _future(
     summary: Summary, posterior: Posterior, seed: int, edges: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Predictive orders and revenue of all customers in bins after the end of observation."""
-    from clvmodels.value import Valuation
+    from clvmodels.value import valuation
 
     plain = Assumptions(
         margin=np.ones(len(summary)),
@@ -560,7 +564,7 @@ def _future(
         horizon=float(edges[-1]),
     )
     orders, revenue = np.zeros((2, len(posterior), len(edges) - 1))
-    for tile in Valuation(summary, posterior, plain, seed).future(edges):
+    for tile in valuation(summary, posterior, plain, seed).future(edges):
         orders += tile.orders
         revenue += tile.revenue
     return orders, revenue

@@ -29,7 +29,7 @@ from typing import Any
 
 import numpy as np
 
-from clvmodels.artifacts import Assumptions, FamilyPosterior, Posterior, Summary
+from clvmodels.artifacts import Assumptions, FamilyPosterior, Posterior, Rows, Summary
 from clvmodels.models import registry
 from clvmodels.models.family import Family, PurchaseFamily
 
@@ -92,15 +92,37 @@ def leave_one_out(summary: Summary, part: FamilyPosterior) -> LeaveOneOut | None
         None for a posterior mode, which has no draws to re-weight, and for a family that learns nothing
         from amounts. Fixed parameters do not depend on any customer: their score is the log-likelihood.
     """
-    from arviz_stats.base import array_stats
-
-    from clvmodels.fit.pointwise import log_density
+    from clvmodels.value import Natives
 
     family, of = registry.get(part.family), scored(registry.get(part.family))
     if of is None or part.sampler == "map":
         return None
-    rows = summary.fold(family.statistics, summary.spenders if family.role == "spend" else None)
-    draws = part.flat
+    where = summary.spenders if family.role == "spend" else None
+    count = len(summary)
+    out = {name: np.full(count, np.nan) for name in ("density", "k_hat", "seen")}
+    for draws, members in Natives.of(part, summary).groups():
+        some = members if where is None else members[where[members]]
+        if len(some):
+            rows = summary.take(some).fold(family.statistics)
+            for name, values in zip(out, _scores(family, part, draws, rows), strict=True):
+                out[name][some] = values[rows.index]
+    return LeaveOneOut(
+        of=of,
+        density=out["density"],
+        parameters=float(np.nansum(out["seen"] - out["density"])),
+        k_hat=out["k_hat"],
+        k_limit=min(1 - 1 / np.log10(len(part.flat)), 0.7) if len(part.flat) > 1 else np.nan,
+    )
+
+
+def _scores(
+    family: Family, part: FamilyPosterior, draws: np.ndarray, rows: Rows
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Leave-one-out density, k-hat and density with all customers seen, each of shape (row,)."""
+    from arviz_stats.base import array_stats
+
+    from clvmodels.fit.pointwise import log_density
+
     density, k_hat = np.empty(len(rows.weight)), np.full(len(rows.weight), np.nan)
     seen = np.empty(len(rows.weight))
     sizes = [size for size in part.diagnostics.get("ess_bulk", {}).values() if size is not None]
@@ -114,13 +136,7 @@ def leave_one_out(summary: Summary, part: FamilyPosterior) -> LeaveOneOut | None
         else:
             density[some], k_hat[some], gain = array_stats.loo(values, chain_axis=None, r_eff=efficiency)
             seen[some] = density[some] + gain
-    return LeaveOneOut(
-        of=of,
-        density=_to_customers(density, rows.index),
-        parameters=float(rows.weight @ (seen - density)),
-        k_hat=_to_customers(k_hat, rows.index),
-        k_limit=min(1 - 1 / np.log10(len(draws)), 0.7) if len(draws) > 1 else np.nan,
-    )
+    return density, k_hat, seen
 
 
 def scored(family: Family) -> str | None:
@@ -134,10 +150,6 @@ def scored(family: Family) -> str | None:
         return "purchase times" if family.clock == "continuous" else "purchases at each opportunity"
     amounts = [name for name in family.statistics if name not in _ORDINARY]
     return " and ".join(amounts) or None
-
-
-def _to_customers(values: np.ndarray, index: np.ndarray) -> np.ndarray:
-    return np.where(index >= 0, values[index], np.nan)
 
 
 def total(score: np.ndarray) -> tuple[float, float]:
@@ -201,6 +213,8 @@ def holdout(summary: Summary, posterior: Posterior, arrays: Any, seed: int) -> H
     seed
         Of the scored subsample, which is the same for every model of the same customers.
     """
+    from clvmodels.value import Natives
+
     if not summary.holdout or "holdout_frequency" not in summary.columns:
         return None
     expected, spend = _expected(summary, posterior, seed)
@@ -210,21 +224,25 @@ def holdout(summary: Summary, posterior: Posterior, arrays: Any, seed: int) -> H
         chosen[:] = False
         chosen[np.random.default_rng([seed, 1]).choice(n, CUSTOMERS, replace=False)] = True
     family = registry.purchases(posterior.purchases.family)
-    draws = posterior.purchases.flat
     names = tuple(dict.fromkeys((*family.statistics, *family.state, "holdout_frequency")))
-    rows = summary.fold(names, chosen)
     exact = set(family.statistics) <= _ORDINARY
-    if exact:
-        picks = np.linspace(0, len(draws) - 1, min(len(draws), SCORED_DRAWS)).round().astype(int)
-        columns = {name: rows[name] for name in family.statistics}
-        found = log_count(family, draws[picks], columns, rows["holdout_frequency"], summary.holdout)
-        misses = np.zeros(len(rows.weight), bool)
-    else:
-        stats = np.column_stack([rows[name] for name in family.state])
-        rng = np.random.default_rng([seed, 2])
-        found, misses = simulated_log_count(
-            family, draws, stats, rows["holdout_frequency"], summary.holdout, rng
-        )
+    score, floored, rng = np.full(n, np.nan), 0, np.random.default_rng([seed, 2])
+    for draws, members in Natives.of(posterior.purchases, summary).groups():
+        some = members[chosen[members]]
+        if not len(some):
+            continue
+        rows = summary.take(some).fold(names)
+        if exact:
+            picks = np.linspace(0, len(draws) - 1, min(len(draws), SCORED_DRAWS)).round().astype(int)
+            columns = {name: rows[name] for name in family.statistics}
+            found = log_count(family, draws[picks], columns, rows["holdout_frequency"], summary.holdout)
+        else:
+            stats = np.column_stack([rows[name] for name in family.state])
+            found, misses = simulated_log_count(
+                family, draws, stats, rows["holdout_frequency"], summary.holdout, rng
+            )
+            floored += int(rows.weight @ misses)
+        score[some] = found[rows.index]
     crps: dict[str, float | None] = dict.fromkeys(("orders", "spend"))
     for name in crps:
         if arrays is not None and f"holdout_{name}" in arrays and len(posterior) > 1:
@@ -233,16 +251,16 @@ def holdout(summary: Summary, posterior: Posterior, arrays: Any, seed: int) -> H
     return Holdout(
         expected=expected,
         expected_spend=spend,
-        log_score=_to_customers(found, rows.index),
+        log_score=score,
         method="exact" if exact else "simulated",
-        floored=int(rows.weight @ misses),
+        floored=floored,
         crps=crps,
     )
 
 
 def _expected(summary: Summary, posterior: Posterior, seed: int) -> tuple[np.ndarray, float]:
     """Expected purchases by customer and expected spend of all in the holdout, posterior means."""
-    from clvmodels.value import Valuation
+    from clvmodels.value import valuation
 
     plain = Assumptions(
         margin=np.ones(len(summary)),
@@ -254,7 +272,7 @@ def _expected(summary: Summary, posterior: Posterior, seed: int) -> tuple[np.nda
         band_years=(0.0, summary.holdout),
     )
     orders, spend = np.empty(len(summary)), 0.0
-    for tile in Valuation(summary, posterior, plain, seed).expected():
+    for tile in valuation(summary, posterior, plain, seed).expected():
         assert tile.details is not None
         orders[tile.customers] = tile.details["orders_holdout"]
         spend += float(tile.revenue.mean())

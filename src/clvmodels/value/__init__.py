@@ -2,6 +2,7 @@
 
 from clvmodels.numerics.discounting import Flow
 from clvmodels.value.newcomer import Newcomer
+from clvmodels.value.patterns import AnyValuation, Natives, PatternedValuation, valuation
 from clvmodels.value.residual import residual
 from clvmodels.value.stream import (
     Tile,
@@ -13,13 +14,17 @@ from clvmodels.value.stream import (
 )
 
 __all__ = [
+    "AnyValuation",
     "Flow",
+    "Natives",
     "Newcomer",
+    "PatternedValuation",
     "Tile",
     "Valuation",
     "expected_purchases",
     "expected_spend",
     "p_alive",
     "residual",
+    "valuation",
     "valuation_flow",
 ]

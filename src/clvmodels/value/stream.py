@@ -130,7 +130,7 @@ Then = Callable[[Tile], Any]
 """What is made of a tile in its thread."""
 
 
-def _itself(tile: Tile) -> Any:
+def itself(tile: Tile) -> Any:
     return tile
 
 
@@ -145,6 +145,8 @@ class Valuation:
         Seeds the levels latent and predictive.
     threads
         Number of threads; changes no result.
+    window
+        Length of the observed window in time units; default: the highest age of these customers.
 
     Raises
     ------
@@ -159,6 +161,7 @@ class Valuation:
         assumptions: Assumptions,
         seed: int,
         threads: int | None = None,
+        window: float | None = None,
     ) -> None:
         self.summary, self.posterior, self.assumptions = summary, posterior, assumptions
         self.seed, self.threads = seed, threads
@@ -168,6 +171,7 @@ class Valuation:
         self.rows: Rows = summary.fold(self.purchases.state)
         self.order = np.lexsort((np.arange(len(summary)), self.rows.index))
         self.spend_stats = spend_statistics(self.spend, summary)
+        self.window = float(self.rows["T"].max()) if window is None else window
         self.flow = valuation_flow(assumptions)
         if assumptions.cost_alive and self.flow.undiscounted_forever:
             raise InputError(
@@ -176,10 +180,6 @@ class Valuation:
             )
         self.horizons = [Flow(delta=0.0, horizon=h) for h in assumptions.horizons.values()]
         make_schedule(self.purchases, self.draws, self.rows.stats, [self.flow])
-
-    @property
-    def _T(self) -> np.ndarray:
-        return self.rows["T"]
 
     @property
     def band_edges(self) -> np.ndarray:
@@ -210,7 +210,7 @@ class Valuation:
     def _tiles(self) -> list[np.ndarray]:
         return [self.order[low : low + TILE] for low in range(0, len(self.order), TILE)]
 
-    def expected(self, *, details: bool = True, then: Then = _itself) -> Iterator[Any]:
+    def expected(self, *, details: bool = True, then: Then = itself) -> Iterator[Any]:
         """Level expected: ``margin · E[spend] · P(alive) · R``, less the cost of keeping, for every draw.
 
         The extra window of ``bands`` at the end is what lies beyond the length of the
@@ -225,8 +225,7 @@ class Valuation:
         """
         edges = self.band_edges
         windows = list(itertools.pairwise(edges))
-        seen = float(self._T.max())
-        windows.append((min(seen, self.assumptions.horizon), self.assumptions.horizon))
+        windows.append((min(self.window, self.assumptions.horizon), self.assumptions.horizon))
         flow = self.flow
         banded = [replace(flow, start=low, horizon=high) for low, high in windows]
         flows = [flow, *self.horizons, *banded]
@@ -290,7 +289,7 @@ class Valuation:
 
         return ordered(work, range(0, len(kinds.row), TILE), self.threads)
 
-    def latent(self, *, then: Then = _itself) -> Iterator[Any]:
+    def latent(self, *, then: Then = itself) -> Iterator[Any]:
         """Level latent: each customer's own rate, dropout and mean spend are drawn."""
         flows = [self.flow, *self.horizons]
         family = self.purchases
@@ -331,7 +330,7 @@ class Valuation:
 
         return ordered(work, enumerate(self._tiles()), self.threads)
 
-    def predictive(self, *, then: Then = _itself) -> Iterator[Any]:
+    def predictive(self, *, then: Then = itself) -> Iterator[Any]:
         """Level predictive: every future purchase and basket is drawn."""
         edges = np.r_[0.0, np.sort(list(self.assumptions.horizons.values()))]
         order = np.argsort(np.argsort(list(self.assumptions.horizons.values()), kind="stable"))
@@ -353,7 +352,7 @@ class Valuation:
             (edges[k], edges[k+1]].
         """
         none = Flow(delta=0.0, horizon=0.0)
-        return self._simulate("future", none, np.asarray(edges, float), _itself)
+        return self._simulate("future", none, np.asarray(edges, float), itself)
 
     def _simulate(self, stream: str, flow: Flow, edges: np.ndarray, then: Then) -> Iterator[Any]:
         family = self.purchases

@@ -1,0 +1,109 @@
+"""Covariates and pooled segments from a config to the files of a run."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import clvmodels as clv
+from clvmodels import config as conf
+from clvmodels.errors import InputError
+
+CONFIG = {
+    "name": "effects",
+    "data": {
+        "columns": {"customer": "id", "date": "day", "amount": "paid"},
+        "observation_end": "2024-12-29",
+        "segments": ["channel"],
+    },
+    "models": {
+        "covariates": {"purchase": ["age"], "columns": {"age": {"missing": "impute"}}},
+        "pool": {"by": "channel", "on": "spend", "sd": 0.3},
+    },
+    "fit": {"draws": 700},
+    "value": {"margin": 0.3, "annual_discount_rate": 0.15, "horizon": "3 years"},
+}
+
+
+@pytest.fixture(scope="module")
+def log() -> pd.DataFrame:
+    """400 customers of one year: age (of one in ten unknown) doubles the rate, fairs spend more."""
+    rng, n = np.random.default_rng(2), 400
+    age, channel = rng.choice([30, 50], n), rng.choice(["ads", "fair", "web"], n)
+    start = rng.integers(0, 200, n)
+    rows = []
+    for i in range(n):
+        gaps = rng.exponential(60 if age[i] == 30 else 30, 40)
+        days = np.floor(start[i] + np.r_[0.0, gaps[: rng.geometric(0.15)].cumsum()])
+        for day in np.unique(days[days <= 420]):
+            paid = round(30 * rng.gamma(5) / 5 * (1.5 if channel[i] == "fair" else 1.0), 2)
+            rows.append((f"c{i:03}", day, paid, "" if i % 10 == 0 else str(age[i]), channel[i]))
+    table = pd.DataFrame(rows, columns=["id", "day", "paid", "age", "channel"])
+    table["day"] = pd.Timestamp("2024-01-01") + pd.to_timedelta(table["day"], unit="D")
+    return table
+
+
+@pytest.fixture(scope="module")
+def run(log, tmp_path_factory) -> clv.Run:
+    return clv.fit(CONFIG, log, out=tmp_path_factory.mktemp("runs") / "effects")
+
+
+def test_effects_stand_in_every_file(run):
+    rows = {(row["column"], row["label"]): row for row in run.summary["effects"]}
+    sd = next(t.scale for t in run.draws.purchases.effects.terms)
+    raised = f"+ {sd:.3g} (one sd)"
+    assert set(rows) == {
+        *(("age", label) for label in (raised, "missing")),
+        *(("channel", label) for label in ("ads", "fair", "web")),
+    }
+    age = rows["age", raised]
+    low, high = age["multipliers"]["purchase"]["interval_95"]
+    assert low < np.sqrt(2) < high  # twice the rate over two standard deviations
+    assert rows["channel", "fair"]["multipliers"]["spend"]["mean"] > 1.15
+    assert rows["channel", "fair"]["value"]["interval_90"][0] > 1
+    entry = next(i for i, row in enumerate(run.summary["effects"]) if row is rows["channel", "fair"])
+    page = (run.path / "report.html").read_text()
+    assert f'data-key="effects.{entry}.value.mean"' in page
+    assert (run.path / "figures" / "pooling_1.svg").is_file()
+    with (run.path / "effects.csv").open() as file:
+        found = [row for row in csv.DictReader(file) if row["label"] == "fair" and row["metric"] == "value"]
+    mean = next(float(row["value"]) for row in found if row["statistic"] == "mean")
+    assert mean == json.loads((run.path / "summary.json").read_text())["effects"][entry]["value"]["mean"]
+    assert run.summary["pooling"][0]["sd"]["mean"] == 0.3
+
+
+def test_a_run_with_effects_is_read_back(run, log):
+    again = clv.load(run.path)
+    assert again.draws.purchases.effects.names == ("purchase: age", "purchase: age (missing)")
+    one, two = (found.what_if(purchase=1.2, seed=1) for found in (run, again))
+    np.testing.assert_array_equal(one.change, two.change)
+    assert 0 < one.change.mean() / one.before.mean() < 0.2
+    new = again.new_customer({"age": 50, "channel": "trade show"})
+    assert new.value["expected"].mean() > new.spend["expected"].mean() * 0.3
+    with pytest.raises(InputError, match="no counterpart in pymc-marketing"):
+        run.to_pymc_marketing()
+    with pytest.raises(InputError, match="a bridge does not know effects yet"):
+        clv.bridge(CONFIG, "2024-06-30", "2024-12-29", log)
+
+
+def test_on_is_a_word_in_a_config(tmp_path):
+    path = tmp_path / "a.yaml"
+    path.write_text(
+        "data: {source: cdnow_sample}\nvalue: {margin: 0.3, annual_discount_rate: 0.1}\n"
+        "models:\n  pool: {by: first_month, on: [spend]}\nfit: {allow_unconverged: true}\n"
+    )
+    config = conf.load(path)
+    assert config.models.pool[0].on == ("spend",)
+    assert config.fit.allow_unconverged is True
+    (tmp_path / "b.yaml").write_text(conf.dump(config))
+    assert conf.load(tmp_path / "b.yaml").models == config.models
+
+
+def test_a_column_that_is_not_there(log):
+    models = {"covariates": {"purchase": ["agee"]}}
+    with pytest.raises(InputError, match="has no column 'agee'; did you mean 'age'"):
+        clv.check(CONFIG | {"models": models}, log)
