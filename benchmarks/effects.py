@@ -76,7 +76,8 @@ def fitted(
     where = summary.spenders if family.role == "spend" else None
     return fit_linked(
         family, summary, where, mine, ModelConfig(family=family.name),
-        FitConfig(sampler=sampler, draws=DRAWS, tune=300, chains=2), np.random.SeedSequence(seed), fitting.measure(summary),
+        FitConfig(sampler=sampler, draws=DRAWS, tune=300, chains=2), np.random.SeedSequence(seed),
+        fitting.measure(summary),
         lambda name: lambda share: None,
     )  # fmt: skip
 
