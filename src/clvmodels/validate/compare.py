@@ -274,7 +274,8 @@ def _expected(summary: Summary, posterior: Posterior, seed: int) -> tuple[np.nda
     orders, spend = np.empty(len(summary)), 0.0
     for tile in valuation(summary, posterior, plain, seed).expected():
         assert tile.details is not None
-        orders[tile.customers] = tile.details["orders_holdout"]
+        by_kind = tile.details["orders_holdout"]
+        orders[tile.customers] = by_kind if tile.kind is None else by_kind[tile.kind]
         spend += float(tile.revenue.mean())
     return orders, spend
 
