@@ -449,9 +449,12 @@ def sentences(table: Mapping[str, Any]) -> list[str]:
             f": with 90{SPACE}% probability between {{{at}.interval_90.0}} and {{{at}.interval_90.1}} "
             f"(level {base})"
         )
+        chance = "the chance in who buys what is"
+        if last == "systematic":
+            chance = "chance and the shocks that all customers share are"
         worth += (
-            f", or between {{{wide}.interval_90.0}} and {{{wide}.interval_90.1}} when the chance in who "
-            f"buys what is counted too (level {last})."
+            f", or between {{{wide}.interval_90.0}} and {{{wide}.interval_90.1}} when {chance} "
+            f"counted too (level {last})."
             if last != base
             else "."
         )
