@@ -46,7 +46,11 @@ def test_equity_of_cdnow_by_level(run):
     # The levels share parameter draws, so that sd is ordered but for the noise of 2,000 draws.
     assert table["sd"].is_monotonic_increasing
     error = table.loc["predictive", "sd"] / np.sqrt(2_000)
-    assert table["mean"].max() - table["mean"].min() < 4.5 * error
+    independent = table.loc[["expected", "latent", "predictive"], "mean"]
+    assert independent.max() - independent.min() < 4.5 * error
+    # Shared shocks start from where the window's last weeks were, within their own spread.
+    assert list(table.index) == ["expected", "latent", "predictive", "systematic"]
+    assert abs(table.loc["systematic", "mean"] / independent["predictive"] - 1) < 0.1
 
 
 def test_numbers_have_level_and_unit(run):

@@ -100,8 +100,8 @@ def test_shocks_widen_a_forecast_and_do_not_lift_it():
 
 
 def test_forecasts_are_calibrated_and_parameters_recovered():
-    """60 windows of simulated weather, counts and all: z of the log ratio after them has rms 1."""
-    windows, weeks, later, rng = 60, 52, 13, np.random.default_rng(5)
+    """36 windows of simulated weather, counts and all: z of the log ratio after them has rms 1."""
+    windows, weeks, later, rng = 36, 52, 13, np.random.default_rng(5)
     a, w = weather(weeks + later, windows, rng)
     w = w - w[:, :weeks].mean(1)[:, None]
     rate = np.exp(a + w) * 60
@@ -132,14 +132,14 @@ def test_events_and_season_are_seen():
     event[[30, 70, 110, 125], 0] = 1
     rate = 200 * np.exp(season + 0.6 * event[:, 0])
     y = rng.poisson(rate[:weeks])
-    found = shocks.estimate(shocks.Ratios.of_counts(y, np.full(weeks, 200.0), event), 500, 1)
+    found = shocks.estimate(shocks.Ratios.of_counts(y, np.full(weeks, 200.0), event), 200, 1)
     assert found.season
     effect = found.loads[:, -1]
     assert effect.mean() == pytest.approx(0.6, abs=4 * effect.std())
     assert effect.std() < 0.1
     path = np.log(found.path(20, 2)).mean(0)
     assert path[5] - (path[4] + path[6]) / 2 == pytest.approx(0.6, abs=4 * effect.std())
-    blind = shocks.estimate(shocks.Ratios.of_counts(y, np.full(weeks, 200.0)), 500, 1)
+    blind = shocks.estimate(shocks.Ratios.of_counts(y, np.full(weeks, 200.0)), 200, 1)
     assert blind.parameters[:, 1].mean() > found.parameters[:, 1].mean()
 
 

@@ -13,7 +13,7 @@ from clvmodels.config import ModelsConfig
 from clvmodels.errors import InputError
 from clvmodels.validate import simulation
 
-FITS = 16
+FITS = 10
 DEFAULT = ModelsConfig()
 PAIR = f"{DEFAULT.purchases.family} + {DEFAULT.spend.family}"
 
