@@ -89,8 +89,9 @@ def _print_backtest(summary: Mapping[str, Any]) -> None:
     from clvmodels.report.backtest import printed
 
     header, rows = printed(summary)
+    level = summary["horizons"][0]["orders"]["level"] if summary["horizons"] else "predictive"
     print_table(
-        f"Forecasts of {summary['name']} against what happened, level predictive",
+        f"Forecasts of {summary['name']} against what happened, level {level}",
         header,
         rows,
         right=len(header) - 2,

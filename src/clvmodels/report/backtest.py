@@ -489,10 +489,11 @@ def html(table: Mapping[str, Any], figures: Mapping[str, tuple[str, str]]) -> st
     """The page: inline style and figures, no script, no network."""
     from markupsafe import Markup
 
+    shown = {block["label"]: block["orders"]["level"] for block in table["horizons"]}
     totals = [
         (k, row)
         for k, row in enumerate(table["coverage"])
-        if not row["column"] and row["level"] == "predictive"
+        if not row["column"] and row["level"] == shown.get(row["horizon"])
     ]
     groups: dict[str, list[tuple[int, Any]]] = {}
     for k, row in enumerate(table["coverage"]):
@@ -600,12 +601,12 @@ def _coverage(table: Mapping[str, Any]) -> Any:
     for ax, (measure, title) in zip(axes, SHOWN.items(), strict=True):
         for level, marker, shift in zip(LEVELS, "os^D", (-0.18, -0.06, 0.06, 0.18), strict=True):
             rows = [r for label in labels for r in table["coverage"] if _is(r, label, measure, level)]
-            place = np.arange(len(rows))
+            place = np.array([labels.index(r["horizon"]) for r in rows], float)
             if level == "predictive":
                 low, high = np.array([r[f"band_{name}"] or (np.nan, np.nan) for r in rows]).T
                 ax.bar(place, high - low, bottom=low, width=0.62, color=f.FAINT, lw=0)
             shares = [r[f"coverage_{name}"] for r in rows]
-            ink = f.INK if level == "predictive" else f.GREY
+            ink = f.MODEL if level == LEVELS[-1] else f.INK if level == "predictive" else f.GREY
             ax.plot(place + shift, shares, color=ink, ls=f.LINES[level], marker=marker, ms=4, mfc="white",
                     label=level)  # fmt: skip
         ax.axhline(NOMINAL, color=f.MODEL, lw=0.9)
@@ -618,7 +619,9 @@ def _coverage(table: Mapping[str, Any]) -> Any:
         ax.set_ylim(-0.03, 1.03)
         f._shares(ax.yaxis)
     axes[0].set_ylabel(f"Coverage of {name} % intervals")
-    figure.legend(handles=axes[0].get_lines()[:3], loc="outside upper right", ncols=3, fontsize=7.5)
+    figure.legend(
+        handles=axes[0].get_lines()[: len(LEVELS)], loc="outside upper right", ncols=4, fontsize=7.5
+    )
     figure.supxlabel("Horizon; origins / without overlap", fontsize=8)
     return figure
 
