@@ -96,11 +96,16 @@ def test_tracked_files_are_small():
     assert not large
 
 
-def test_tracked_text_names_no_registry_and_no_place_on_this_machine():
-    forbidden = re.compile(
-        r"pypi\.(org|python)|pythonhosted|--(extra-)?index-url|--find-links|registry\.npm"
-        r"|(?<![\w.~])/(home|root|work|opt|Users|tmp)/\w|\.\./shared"
-    )
+def test_what_installs_names_no_address():
+    """Where packages come from is the machine's business: no host, no option that leads to one."""
+    for name in ("constraints.txt", "pyproject.toml", "Makefile", ".ci/run"):
+        assert not re.search(r"://|--[a-z-]*(url|links)", (ROOT / name).read_text(encoding="utf-8")), name
+    locks = {path.name for path in tracked() if path.name.endswith((".lock", "lock.json", "lock.yaml"))}
+    assert not locks
+
+
+def test_tracked_text_names_no_place_on_this_machine():
+    forbidden = re.compile(r"(?<![\w.~])/(home|root|work|opt|Users|tmp)/\w|\.\./shared")
     found = []
     for path in tracked():
         try:
