@@ -297,8 +297,8 @@ def figures(table: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:
             style._styled(_draw_sensitivity)(table, style),
             f"Change of equity (level {base}), all else as it is{lines}."
             + (
-                " Right: where the variance of equity at level predictive comes from; lines: two Monte Carlo "
-                "errors."
+                f" Right: where the variance of equity at level {list(table['levels'])[-1]} comes from; "
+                "lines: two Monte Carlo errors."
                 if table["variance"]
                 else ""
             ),
