@@ -136,7 +136,9 @@ def eventful(world):
     """Everything at once: new, missing, merged and older customers, all assumptions changed."""
     a, b = sides(
         world, 40, horizon=104.0, timing="end", period=4.0, margin=0.3,
-        closing={"horizon": 156.0, "timing": "mid", "annual_discount_rate": 0.1, "margin": 0.33},
+        cost_alive=0.03, cost_addressed=0.02, cost_window=50.0,
+        closing={"horizon": 156.0, "timing": "mid", "annual_discount_rate": 0.1, "margin": 0.33,
+                 "cost_alive": 0.02, "cost_window": 70.0},
     )  # fmt: skip
 
     names = a.summary.customer
@@ -269,6 +271,8 @@ def test_identical_data_and_assumptions_move_nothing(world, draws):
         ("discount", {"timing": "end"}),
         ("horizon", {"horizon": 104.0}),
         ("margin", {"margin": 0.35}),
+        ("cost", {"cost_alive": 0.1}),
+        ("cost", {"cost_addressed": 0.05, "cost_window": 52.0}),
     ],
 )
 def test_one_changed_assumption_is_one_line(world, line, change):
@@ -287,6 +291,36 @@ def test_a_change_of_parameters_is_on_their_lines_only(world):
     for movement in bridge.build(a, b).movements.values():
         moved = {name for name in (*MOVEMENTS, *REVISIONS) if movement[name].any()}
         assert moved == {"purchases", "spend"}
+
+
+def test_time_alive_of_every_family_is_that_of_its_valuation(world):
+    """Survival in closed form, and where a family tells of last purchases only."""
+    for family in ("pareto_nbd", "mbg_nbd"):
+        draws = [0.55, 10.6, 0.6, 11.7] if family == "pareto_nbd" else list(THETA.values())
+        given = make_posterior((family, draws), ("gamma_gamma", list(SPEND.values())))
+        pair = [replace(side, posterior=given) for side in sides(world, cost_alive=0.05)]
+        movement = bridge.build(*pair).movements["closing"]
+        for side, line in zip(pair, ("opening", "closing"), strict=True):
+            whole = equity.build(Valuation(side.summary, given, side.assumptions, 1)).total("point")
+            np.testing.assert_allclose(movement[line], whole, rtol=1e-10)
+        assert abs(movement.residual[0]) < 1e-9 * movement["closing"][0]
+
+
+def test_a_contact_window_that_moves_on_is_part_of_the_horizon_roll(world):
+    """Addressed for 30 of 39 weeks and then for 30 more: paid in between, and begun anew."""
+    a, b = sides(world, cost_addressed=0.1, cost_window=30.0)
+    delta = a.assumptions.delta
+    movement, free = (
+        bridge.build(*pair).movements["opening"]
+        for pair in ((a, b), sides(world))
+    )  # fmt: skip
+    window = 0.1 * -np.expm1(-30 * delta) / delta
+    assert movement.cost_existing[0] == pytest.approx(len(a.summary) * window * np.exp(39 * delta), rel=1e-12)
+    assert movement["horizon_roll"][0] == pytest.approx(-len(a.summary) * window, rel=1e-12)
+    assert movement["opening"][0] == pytest.approx(free["opening"][0] - len(a.summary) * window, rel=1e-12)
+    for line in ("bought", "silent", "basket"):
+        assert movement[line][0] == pytest.approx(free[line][0], rel=1e-9)
+    assert movement.margin_expected[0] == pytest.approx(free.margin_expected[0], rel=1e-12)
 
 
 def test_another_model_is_one_line_unless_the_old_one_was_refitted(world):
@@ -319,12 +353,13 @@ def test_all_silent(world):
 def test_realized_margin_and_new_value_are_worth_what_was_expected():
     """E[realized margin + closing value | opening] = e^(δτ) opening, by simulation: 3 standard errors."""
     population = World(20_000, 8)
-    a, b = sides(population, weeks=39.0)
+    a, b = sides(population, weeks=39.0, cost_alive=0.1)
     delta = a.assumptions.delta
     found = bridge.build(a, b, revenue=population.revenue(0, 39, delta, delta))
     movement = found.movements["opening"]
     per_customer = found.customers.to_pandas()
     gain = per_customer["margin_realized"] + per_customer["value_closing"]
+    gain -= movement.cost_existing[0] / len(gain)
     error = gain - np.exp(39 * delta) * per_customer["value_opening"]
     se = error.std() * np.sqrt(len(error))
     assert abs(error.sum()) < 3 * se
@@ -338,6 +373,7 @@ def test_realized_margin_and_new_value_are_worth_what_was_expected():
     # The two parts by themselves are far from zero, so that the sum says something.
     assert movement["bought"][0] > 10 * se
     assert movement["silent"][0] < -10 * se
+    assert movement.cost_existing[0] > 5 * se
 
 
 def test_chained_bridges_lead_to_the_same_closing(world):
@@ -439,20 +475,20 @@ def test_changes_that_do_the_same_get_the_same():
         contributions("abcde", value)
 
 
-CHANGES = {"margin": 0.36, "annual_discount_rate": 0.08, "horizon": 156.0}
+CHANGES = {"margin": 0.36, "cost_alive": 0.05, "annual_discount_rate": 0.08, "horizon": 156.0}
 
 
 @pytest.fixture(scope="module")
 def reassumed(world):
-    """The same customers and draws at one date; margin, discount rate and horizon differ."""
-    a, b = sides(world, 20, weeks=0.0, closing=CHANGES, margin=0.3, horizon=104.0)
+    """The same customers and draws at one date; margin, cost, discount rate and horizon differ."""
+    a, b = sides(world, 20, weeks=0.0, closing=CHANGES, margin=0.3, horizon=104.0, cost_alive=0.02)
     return a, replace(b, posterior=a.posterior)
 
 
 def test_shapley_lines_are_the_average_of_valuations_in_every_order(reassumed):
-    """Witness: the eight valuations, each made by the value step on its own."""
+    """Witness: the sixteen valuations, each made by the value step on its own."""
     a, b = reassumed
-    names = dict(zip(ASSUMPTIONS, ("margin", "annual_discount_rate", "horizon"), strict=True))
+    names = dict(zip(ASSUMPTIONS, CHANGES, strict=True))
 
     def value(some):
         changed = {names[change]: getattr(b.assumptions, names[change]) for change in some}
@@ -502,9 +538,9 @@ def test_value_at_acquisition_is_the_published_one():
     """BG/NBD just acquired at δ = 0.0027: DET 3.64781 (by quadrature, five digits after the point)."""
     families = registry.purchases("bg_nbd"), registry.spend("gamma_gamma")
     draws = np.array([list(THETA.values())]), np.array([list(SPEND.values())])
-    found = newcomers.since_acquired(
-        families, draws, Flow(delta=0.0027), np.array([10.0]), np.array([0.5]), np.array([20.0])
-    )
+    given = families, draws, Flow(delta=0.0027), np.array([10.0]), np.array([0.5]), np.array([20.0])
+    found, cost = newcomers.since_acquired(*given)
+    assert not cost.any()
     basket = SPEND["p"] * SPEND["gamma"] / (SPEND["q"] - 1)
     assert found["acquired"][0] / (0.5 * basket) == pytest.approx(3.64781, abs=5e-6)
     assert found["unwinding"][0] == pytest.approx(found["acquired"][0] * np.expm1(0.027), rel=1e-12)
@@ -527,7 +563,8 @@ def test_new_customers_in_parts_add_up(eventful, world):
 def test_experience_with_new_customers_has_mean_zero(horizon):
     """E[repeat margin and value at the closing | acquired] = e^(δT) A, by simulation: 3 standard errors."""
     population = World(5_000, 31, (-1.0, 10.0))
-    a, b = sides(population, weeks=39.0, horizon=horizon)
+    costs = {"cost_alive": 0.1, "cost_addressed": 0.01, "cost_window": 20.0}
+    a, b = sides(population, weeks=39.0, horizon=horizon, **costs)
     delta = a.assumptions.delta
     paid = population.revenue(0, 39, delta, delta)
     found = bridge.build(a, b, revenue=paid)
@@ -538,10 +575,17 @@ def test_experience_with_new_customers_has_mean_zero(horizon):
     value = found.customers.to_pandas().query("kind == 'new'")["value_closing"].to_numpy()
     se = (repeat + value).std() * np.sqrt(fresh.sum())
     parts = {name: line[0] for name, line in movement.newcomers.items()}
-    surprise = parts["experience"] + repeat.sum() + parts["release"]
+    cost = movement.cost_acquired[0]
+    surprise = parts["experience"] + repeat.sum() - cost + parts["release"]
     assert abs(surprise) < 3 * se
-    # The margin that was expected by itself is far from zero, so that the sum says something.
+    # The margin and the cost that were expected are far from zero, so that the sum says something.
     assert parts["release"] < -5 * se
+    assert cost > 2 * se
+    # Addressed for 20 weeks from the first purchase on, and there for at most all of the time since.
+    age = 39 - population.born[fresh]
+    grown = np.exp(delta * age)
+    addressed = 0.01 * (grown * -np.expm1(-delta * np.minimum(age, 20.0)) / delta).sum()
+    assert addressed < cost < addressed + 0.1 * ((grown - 1) / delta).sum()
 
 
 # --- return on customer --------------------------------------------------------------------------
@@ -558,10 +602,10 @@ def test_return_is_the_sum_of_its_parts(eventful, scope, revised):
             result.created, (result.value - result.hurdle) * start, rtol=1e-9, atol=1e-9
         )
         if revised:
-            cash = movement.margin_existing
+            cash = movement.margin_existing - movement.cost_existing
             closing = movement["closing"] - movement.acquired[-1]
             if scope == "with_acquired":
-                cash += movement.margin_acquired - 100
+                cash = cash + movement.margin_acquired - movement.cost_acquired - 100
                 closing = movement["closing"]
             np.testing.assert_allclose(result.value, (cash + closing - start) / start, rtol=1e-9)
 
@@ -590,7 +634,10 @@ def test_return_in_total_without_a_surprise_is_the_hurdle(eventful):
         ("closing", (1 + movement.hurdle) * start - due + new),
     ):  # fmt: skip
         lines[LINES.index(name)] = line
-    calm = replace(movement, lines=lines, acquired=np.zeros_like(lines), margin_acquired=150.0)
+    calm = replace(
+        movement, lines=lines, acquired=np.zeros_like(lines), margin_acquired=150.0,
+        cost_existing=np.zeros(draws), cost_acquired=np.zeros(draws),
+    )  # fmt: skip
     calm.acquired[LINES.index("new")] = calm.acquired[-1] = new
     # Realized margin is one number: give each draw the one it expected.
     planned = rng.gamma(50, 30, draws)
@@ -598,7 +645,12 @@ def test_return_in_total_without_a_surprise_is_the_hurdle(eventful):
     closing = (1 + movement.hurdle) * planned - release
     for k in range(draws):
         one = replace(
-            calm, lines=lines[:, [k]], acquired=calm.acquired[:, [k]], margin_existing=float(due[k])
+            calm,
+            lines=lines[:, [k]],
+            acquired=calm.acquired[:, [k]],
+            margin_existing=float(due[k]),
+            cost_existing=np.zeros(1),
+            cost_acquired=np.zeros(1),
         )
         future = FutureEquity(opening=planned[[k]], closing=closing[[k]], release=release[[k]])
         result = return_on_customer(one, "total", acquisition_cost=cost, future=future)
@@ -661,6 +713,9 @@ def test_two_dates_that_cannot_be_bridged(world):
         bridge.build(a, replace(b, summary=replace(b.summary, customer=other)))
     with pytest.raises(InputError, match="10 posterior draws and the closing 12"):
         bridge.build(a, replace(b, posterior=posterior(12, 1)))
+    kept = replace(b.assumptions, cost_alive=0.1, annual_discount_rate=0.0)
+    with pytest.raises(InputError, match="while_alive is paid for ever"):
+        bridge.build(a, replace(b, assumptions=kept))
     with pytest.raises(InputError, match="currency USD and the closing EUR"):
         bridge.build(a, replace(b, summary=replace(b.summary, currency="EUR")))
 
@@ -818,6 +873,26 @@ def test_margin_by_segment_may_change_between_dates(shop):
     shares = {label: values[LINES.index("closing"), g, 0] for g, label in enumerate(labels)}
     # 30 % became 40 % and 20 %: before the change the segments were 3/4 and 3/2 of what they are.
     assert before[0] == pytest.approx(0.75 * shares["FR"] + 1.5 * shares["DE"], rel=1e-12)
+
+
+def test_cost_of_keeping_may_change_between_dates(shop):
+    days = ("2024-05-31", "2024-10-31")
+    change = "value.cost.while_alive=6 per year"
+    config = yaml.safe_load((shop / "shop.yaml").read_text())
+    config["value"]["cost"] = {"while_alive": "3 per year", "addressed": "1 per year", "window": "1 year"}
+    (shop / "shop.yaml").write_text(yaml.safe_dump(config))
+    found = run.bridge("shop.yaml", *days, changes=[change])
+    block = found.summary["bases"]["closing"]
+    assert block["lines"]["cost"]["mean"] < 0
+    assert block["margin"]["cost_existing"]["mean"] > 0
+    text = found.summary["closing"]["assumptions"]["Cost of keeping"]
+    assert text == "6 per year while the customer is there and 1 per year for every customer addressed, " \
+        "there or not, for 1 year"  # fmt: skip
+    assert "keeping them was expected to cost" in " ".join(found.summary["sentences"])
+    later = run.fit(config | {"data": config["data"] | {"observation_end": "2024-10-31"},
+                              "value": config["value"] | {"cost": config["value"]["cost"] | {
+                                  "while_alive": "6 per year"}}})  # fmt: skip
+    assert block["lines"]["closing"]["mean"] == pytest.approx(later.equity.total("point")[0], rel=1e-9)
 
 
 def test_margin_may_come_from_another_column(shop):

@@ -50,7 +50,7 @@ def shop(folder: Path, **models) -> None:
             "columns": {"customer": "customer_id", "date": "date", "amount": "amount"},
         },
         "models": models or FIXED,
-        "value": {"margin": 0.3, "annual_discount_rate": 0.15},
+        "value": {"margin": 0.3, "annual_discount_rate": 0.15, "cost": {"while_alive": "2 per year"}},
     }
     (folder / "shop.yaml").write_text(yaml.safe_dump(config))
 

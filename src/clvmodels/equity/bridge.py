@@ -10,13 +10,14 @@ histories D. Between an opening (C0, D0) and a closing (C1, D1), τ time units l
                       unwinding + release is what was expected
 ``basket``            V(new purchases, new spend) - V(new purchases, old spend)
 ``new``               V of customers whose first purchase lies between the dates
-``horizon_roll``      V to the full horizon - V to what was left of the old one
+``horizon_roll``      V to the full horizon - V to what was left of the old one; the same of the window
+                      in which customers are addressed at a cost
 ``perimeter``         customers who vanished (-X), appeared with an older first purchase, or whose
                       history was rewritten
 ``periods``           discounting by periods instead of continuously, which all lines above do
 ``purchases, spend``  parameters re-estimated, first of the purchase then of the spend model
-``margin, discount,   one assumption after the other, in this order; or each the average over all
-horizon``             orders (Shapley)
+``margin, cost,       one assumption after the other, in this order; or each the average over all
+discount, horizon``   orders (Shapley)
 ``model``             another model class
 ====================  =======================================================================
 
@@ -25,12 +26,16 @@ rows follow at the closing date: movements are honest forecast errors. With ``ba
 rows come first, at the opening date (a restatement), and movements use the closing's: their joint
 posterior is exact, but parameters that have seen the movement explain more of it.
 
-Under the model, realized margin accumulated to the closing and the closing's value of the same
-customers have the expectation e^(δτ) O.
+The cost of keeping customers is in V, and so in every line. No log tells what of it was paid between
+the dates: it is taken to be what was expected.
+
+Under the model, realized margin less that cost, accumulated to the closing, and the closing's value of
+the same customers have the expectation e^(δτ) O.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -44,6 +49,7 @@ from clvmodels.errors import InputError
 from clvmodels.models import registry
 from clvmodels.numerics import loops
 from clvmodels.value import Flow, valuation_flow
+from clvmodels.value.presence import span, tabulate_presence
 from clvmodels.value.residual import tabulate
 from clvmodels.value.stream import spend_statistics
 from clvmodels.value.threads import ordered
@@ -56,7 +62,7 @@ MOVEMENTS = (
     *("unwinding", "release", "bought", "silent", "basket"),
     *("new", "horizon_roll", "perimeter", "periods"),
 )
-ASSUMPTIONS = ("margin", "discount", "horizon")
+ASSUMPTIONS = ("margin", "cost", "discount", "horizon")
 REVISIONS = ("purchases", "spend", *ASSUMPTIONS, "model")
 LINES = ("opening", *MOVEMENTS, *REVISIONS, "closing")
 ORDER: Mapping[Basis, tuple[str, ...]] = {
@@ -108,8 +114,11 @@ class Movement:
     segments
         Column → (labels, shape (line, segment, draw)).
     margin_expected, margin_existing, margin_acquired
-        Accumulated to the closing date at δ, currency: expected of the opening's customers, shape
-        (draw,), and realized, floats.
+        Of orders, accumulated to the closing date at δ, currency: expected of the opening's customers,
+        shape (draw,), and realized, floats.
+    cost_existing, cost_acquired
+        What keeping the opening's customers, and those acquired since, was expected to cost between the
+        dates, accumulated in the same way, shape (draw,), currency.
     hurdle
         e^(δτ) - 1.
     residual
@@ -124,6 +133,8 @@ class Movement:
     margin_expected: np.ndarray
     margin_existing: float
     margin_acquired: float
+    cost_existing: np.ndarray
+    cost_acquired: np.ndarray
     hurdle: float
     residual: np.ndarray
 
@@ -304,6 +315,7 @@ def build(
     acquired = {basis: np.zeros((len(LINES), draws)) for basis in BASES}
     expected = {basis: np.zeros(draws) for basis in BASES}
     cash = {basis: np.zeros(2) for basis in BASES}
+    kept = {basis: np.zeros(draws) for basis in BASES}
     smooth_new = {basis: np.zeros(draws) for basis in BASES}
     found: list[dict[str, Any]] = []
 
@@ -328,14 +340,16 @@ def build(
             if tile.at_closing:
                 got = states.margins[side] * earned[tile.new, side]
             fresh = states.smooth(basis).sum(axis=0) if tile.kind == "new" else None
-            paid[basis] = (got, -block[LINES.index("release"), 0], fresh)
+            spent = np.broadcast_to(states.kept(basis), (len(tile), draws)).sum(axis=0)
+            paid[basis] = (got, spent - block[LINES.index("release"), 0], fresh, spent)
         return tile, reduced, paid, states.details(alert, paid["opening"][0])
 
     for tile, reduced, paid, details in ordered(work, kinds.tiles(), threads):
         for basis in BASES:
             sums[basis] += reduced[basis]
-            got, due, fresh = paid[basis]
+            got, due, fresh, spent = paid[basis]
             expected[basis] += due
+            kept[basis] += spent
             if tile.kind == "new":
                 acquired[basis] += reduced[basis][:, 0]
                 smooth_new[basis] += fresh
@@ -348,15 +362,18 @@ def build(
         for name, these in labels.items():
             segments[name] = (these, sums[basis][:, at : at + len(these)])
             at += len(these)
+        parts, cost = plan.newcomers(basis, smooth_new[basis], acquired[basis][LINES.index("new")])
         movements[basis] = Movement(
             basis=basis,
             lines=lines,
             acquired=acquired[basis],
-            newcomers=plan.newcomers(basis, smooth_new[basis], acquired[basis][LINES.index("new")]),
+            newcomers=parts,
             segments=segments,
             margin_expected=expected[basis],
             margin_existing=float(cash[basis][0]),
             margin_acquired=float(cash[basis][1]),
+            cost_existing=kept[basis],
+            cost_acquired=np.broadcast_to(cost, draws),
             hurdle=float(np.expm1(used.assumptions.delta * tau)),
             residual=lines[-1] - lines[:-1].sum(axis=0),
         )
@@ -385,8 +402,9 @@ def return_on_customer(
 ) -> Return:
     """(Cash from customers + change of equity) / opening equity over the period between the dates.
 
-    Cash is realized margin, accumulated to the closing date, so that without a surprise the return
-    is the hurdle e^(δτ) - 1. ("Return on Customer" is a service mark of Peppers & Rogers Group.)
+    Cash is realized margin less what keeping customers was expected to cost, accumulated to the
+    closing date, so that without a surprise the return is the hurdle e^(δτ) - 1. ("Return on Customer"
+    is a service mark of Peppers & Rogers Group.)
 
     Parameters
     ----------
@@ -409,9 +427,9 @@ def return_on_customer(
     start = movement["opening"] if revised else movement.start
     names = (*MOVEMENTS, *REVISIONS) if revised else MOVEMENTS
     gains = {name: lines[LINES.index(name)] for name in names}
-    gains["margin_variance"] = movement.margin_existing + gains.pop("release")
+    gains["margin_variance"] = movement.margin_existing - movement.cost_existing + gains.pop("release")
     if scope != "existing":
-        gains["margin_acquired"] = np.full(len(start), movement.margin_acquired)
+        gains["margin_acquired"] = movement.margin_acquired - movement.cost_acquired
         gains["acquisition_cost"] = np.full(len(start), -float(acquisition_cost))
     if future is not None:
         due = (1 + movement.hurdle) * future.opening - future.release
@@ -453,6 +471,12 @@ def _refuse(opening: Side, closing: Side) -> None:
         if one != other:
             raise InputError(
                 f"the opening has {what} {one} and the closing {other}: a bridge needs one {what}."
+            )
+    for side in (opening, closing):
+        if side.assumptions.cost_alive and valuation_flow(side.assumptions).undiscounted_forever:
+            raise InputError(
+                "value.cost.while_alive is paid for ever: set a positive value.annual_discount_rate or a "
+                "finite value.horizon."
             )
     sizes = {len(opening.posterior), len(closing.posterior)} - {1}
     if len(sizes) > 1:
@@ -635,33 +659,67 @@ def _reordered(posterior: Posterior, order: np.ndarray) -> Posterior:
 
 def _total(side: Side, posterior: Posterior, flow: Flow) -> np.ndarray:
     """Value of a side's customers under a posterior and a flow, shape (draw,)."""
-    bought, spent = _Purchases(side.summary, posterior, [flow]), _Spend(side.summary, posterior)
+    policy = _Cost.of(side.assumptions)
+    bought = _Purchases(side.summary, posterior, [flow], [flow] if policy.alive else [])
+    spent = _Spend(side.summary, posterior)
     customers = np.argsort(bought.rows.index, kind="stable")
     total = np.zeros(len(posterior))
     for low in range(0, len(customers), _TILE):
         tile = customers[low : low + _TILE]
         total += side.assumptions.margin[tile] @ (bought.at(tile)[:, 0] * spent.at(tile))
+        if policy.alive:
+            total -= policy.alive * bought.there(tile)[:, 0].sum(axis=0)
     return total
 
 
 # --- values --------------------------------------------------------------------------------------
 
 
-class _Purchases:
-    """Expected discounted purchases of a summary's customers under one posterior."""
+@dataclass(frozen=True)
+class _Cost:
+    """What keeping a customer costs, currency per time unit: while there, and while addressed."""
 
-    def __init__(self, summary: Summary, posterior: Posterior, flows: list[Flow]) -> None:
+    alive: float
+    addressed: float
+    window: float
+
+    @classmethod
+    def of(cls, assumptions: Assumptions) -> _Cost:
+        a = assumptions
+        return cls(a.cost_alive, a.cost_addressed, a.cost_window)
+
+    def contact(self, flow: Flow, discrete: bool, passed: float = 0.0) -> float:
+        """Of addressing one customer in a flow, ``passed`` time units of the window being over."""
+        if not self.addressed:
+            return 0.0
+        end = min(flow.horizon, max(self.window - passed, 0.0))
+        return self.addressed * float(span([replace(flow, horizon=end)], discrete)[0])
+
+
+class _Purchases:
+    """Expected discounted purchases, and time alive, of a summary's customers under one posterior."""
+
+    def __init__(self, summary: Summary, posterior: Posterior, flows: list[Flow], alive: list[Flow]) -> None:
         self.family = registry.purchases(posterior.purchases.family)
         self.draws = posterior.pairs()[0]
         self.rows = summary.fold(self.family.state)
         self.table = tabulate(self.family, self.draws, self.rows.stats, flows)
+        self.presence = tabulate_presence(self.family, self.draws, self.rows.stats, alive) if alive else None
 
     def at(self, customers: np.ndarray) -> np.ndarray:
-        """Shape (customer, flow, draw)."""
+        """Purchases, shape (customer, flow, draw)."""
+        return self._times_alive(self.table, customers)
+
+    def there(self, customers: np.ndarray) -> np.ndarray:
+        """Time alive, shape (customer, flow, draw), time units."""
+        assert self.presence is not None
+        return self._times_alive(self.presence, customers)
+
+    def _times_alive(self, table: Any, customers: np.ndarray) -> np.ndarray:
         rows, place = np.unique(self.rows.index[customers], return_inverse=True)
         alive = np.empty((len(rows), len(self.draws)))
         loops.over_stats(self.family.p_alive, self.draws, np.ascontiguousarray(self.rows.stats[rows]), alive)
-        return (self.table.at(rows) * alive[:, None, :])[place]
+        return (table.at(rows) * alive[:, None, :])[place]
 
 
 class _Spend:
@@ -711,12 +769,15 @@ class _Plan:
         orders = self.mixed.values() if attribution == "shapley" else self.full
         flows = list(dict.fromkeys([*orders, *self.smooth, *self.within, *self.left]))
         self.place = {flow: k for k, flow in enumerate(flows)}
+        self.costs = tuple(_Cost.of(a) for a in assumptions)
+        self.discrete = closing.summary.clock == "discrete"
+        costly = any(cost.alive for cost in self.costs)
         made: dict[tuple[int, int], tuple[_Purchases, _Spend]] = {}
         for date, side in enumerate(self.sides):
             for posterior in posteriors:
                 if (date, id(posterior)) not in made:
-                    tables = _Purchases(side.summary, posterior, flows), _Spend(side.summary, posterior)
-                    made[date, id(posterior)] = tables
+                    bought = _Purchases(side.summary, posterior, flows, flows if costly else [])
+                    made[date, id(posterior)] = bought, _Spend(side.summary, posterior)
         self.tables = [[made[date, id(posterior)] for posterior in posteriors] for date in (0, 1)]
 
     def states(self, tile: _Tile) -> _States:
@@ -732,24 +793,32 @@ class _Plan:
                 first = last if old.margin_of_other is None else old.margin_of_other[tile.new]
         return _States(self, tile, (first, last), old.summary.customer, new.summary.customer)
 
-    def newcomers(self, basis: Basis, smooth: np.ndarray, line: np.ndarray) -> dict[str, np.ndarray]:
-        """The line ``new`` in parts, each of shape (draw,); ``smooth`` is it discounted continuously."""
+    def newcomers(
+        self, basis: Basis, smooth: np.ndarray, line: np.ndarray
+    ) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """The line ``new`` in parts, each of shape (draw,), and what keeping them was expected to cost.
+
+        ``smooth`` is the line discounted continuously.
+        """
         fresh = self.kinds.new["new"]
         if not len(fresh):
-            return {}
+            return {}, np.zeros(1)
         model, side = (2, 1) if basis == "closing" else (0, 0)
         posterior = self.posteriors[model]
         everybody = self.states(_Tile("new", self.kinds.old["new"], fresh))
-        parts = newcomers.since_acquired(
+        cost = self.costs[side]
+        parts, spent = newcomers.since_acquired(
             (registry.purchases(posterior.purchases.family), registry.spend(posterior.spend.family)),
             posterior.pairs(),
             self.smooth[side],
             self.sides[1].summary["T"][fresh],
             everybody.margins[side],
             smooth,
+            alive=cost.alive,
+            contact=functools.partial(cost.contact, discrete=self.discrete),
         )
         periodic = self.full[model] != self.smooth[side]
-        return parts | ({"periods": line - smooth} if periodic else {})
+        return parts | ({"periods": line - smooth} if periodic else {}), spent
 
 
 class _States:
@@ -767,12 +836,21 @@ class _States:
         self.ids = new_ids[tile.new] if tile.at_closing else old_ids[tile.old]
         self._factors: dict[tuple[str, int, int], np.ndarray] = {}
 
-    def _factor(self, what: Literal["purchases", "spend"], date: int, model: int) -> np.ndarray:
-        table = self.plan.tables[date][model][0 if what == "purchases" else 1]
+    def _factor(self, what: Literal["purchases", "there", "spend"], date: int, model: int) -> np.ndarray:
+        table = self.plan.tables[date][model][int(what == "spend")]
         key = (what, date, id(table))
         if key not in self._factors:
-            self._factors[key] = table.at(self.tile.new if date else self.tile.old)
+            made: Any = table.there if what == "there" else table.at  # type: ignore[union-attr]
+            self._factors[key] = made(self.tile.new if date else self.tile.old)
         return self._factors[key]
+
+    def _cost(self, date: int, model: int, cost: int, flow: Flow, passed: float = 0.0) -> Any:
+        """Cost of keeping customers within a flow, shape (customer, draw), or one number for all."""
+        policy = self.plan.costs[cost]
+        total: Any = policy.contact(flow, self.plan.discrete, passed)
+        if policy.alive:
+            total = total + policy.alive * self._factor("there", date, model)[:, self.plan.place[flow]]
+        return total
 
     def value(
         self,
@@ -782,11 +860,18 @@ class _States:
         margin: int,
         flow: Flow,
         spend_date: int | None = None,
+        cost: int | None = None,
+        passed: float = 0.0,
     ) -> np.ndarray:
-        """Shape (customer, draw). Models: 0 opening's, 1 refitted, 2 closing's."""
+        """Shape (customer, draw). Models: 0 opening's, 1 refitted, 2 closing's.
+
+        ``cost`` is the side whose cost of keeping is subtracted, by default that of ``margin``;
+        ``passed`` how much of its contact window is over.
+        """
         orders = self._factor("purchases", date, purchases)[:, self.plan.place[flow]]
         paid = self._factor("spend", date if spend_date is None else spend_date, spend)
-        return self.margins[margin][:, None] * paid * orders
+        kept = self._cost(date, purchases, margin if cost is None else cost, flow, passed)
+        return self.margins[margin][:, None] * paid * orders - kept
 
     def lines(self, basis: Basis) -> dict[str, np.ndarray]:
         """Lines of the bridge, each of shape (customer, draw); those left out are zero."""
@@ -813,6 +898,13 @@ class _States:
         """Value at the closing, discounted continuously, shape (customer, draw)."""
         model, side, margin, _ = self._settings(basis)
         return self.value(1, model, model, margin, self.plan.smooth[side])
+
+    def kept(self, basis: Basis) -> Any:
+        """What keeping the opening's customers was expected to cost, accumulated to the closing."""
+        if not self.tile.at_opening:
+            return 0.0
+        model, side, _, _ = self._settings(basis)
+        return self.plan.growth[side] * self._cost(0, model, side, self.plan.within[side])
 
     def _carried(self, basis: Basis) -> dict[str, np.ndarray]:
         """What was expected to happen to the opening's customers."""
@@ -842,9 +934,9 @@ class _States:
         smooth = self.value(1, model, model, margin, self.plan.smooth[side])
         if kind == "rewritten":
             return {"perimeter": smooth - self.expected(basis)}, whole - smooth
-        left = self.plan.left[side]
-        old_spend = self.value(1, model, model, margin, left, spend_date=0)
-        same = self.value(1, model, model, margin, left)
+        left, tau = self.plan.left[side], self.plan.kinds.elapsed
+        old_spend = self.value(1, model, model, margin, left, spend_date=0, passed=tau)
+        same = self.value(1, model, model, margin, left, passed=tau)
         return {
             kind: old_spend - self.expected(basis),
             "basket": same - old_spend,
@@ -867,12 +959,13 @@ class _States:
 
         def value(changed: frozenset[str]) -> np.ndarray:
             flow = self.plan.mixed["discount" in changed, "horizon" in changed]
-            return self.value(date, 1, 1, int("margin" in changed), flow)
+            return self.value(date, 1, 1, int("margin" in changed), flow, cost=int("cost" in changed))
 
         if self.plan.attribution == "shapley":
             old, new = self.plan.full[0], self.plan.full[2]
             moved = {
                 "margin": not np.array_equal(*self.margins),
+                "cost": self.plan.costs[0] != self.plan.costs[1],
                 "discount": replace(old, horizon=new.horizon) != new,
                 "horizon": old.horizon != new.horizon,
             }
@@ -909,10 +1002,12 @@ class _States:
             carried = self._carried("opening")
             drift = carried["unwinding"] + carried["release"]
             out["expected_change"] = drift.mean(axis=1)
-            out["margin_expected"] = -carried["release"].mean(axis=1)
+            due = np.broadcast_to(self.kept("opening"), drift.shape) - carried["release"]
+            out["margin_expected"] = due.mean(axis=1)
             if self.tile.kind in ("bought", "silent"):
                 left = self.plan.left[0]
-                surprise = self.value(1, 0, 0, 0, left) - self.expected("opening")
+                surprise = self.value(1, 0, 0, 0, left, passed=self.plan.kinds.elapsed)
+                surprise = surprise - self.expected("opening")
                 out["surprise"] = surprise.mean(axis=1)
                 out["revision"] = out["change"] - out["expected_change"] - out["surprise"]
                 out["p_shortfall"] = (surprise < -alert).mean(axis=1)

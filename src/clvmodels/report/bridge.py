@@ -51,6 +51,7 @@ LABELS = {
     "purchases": "Re-estimated purchase model",
     "spend": "Re-estimated spend model",
     "margin": "Assumption: margin",
+    "cost": "Assumption: cost of keeping",
     "discount": "Assumption: discounting",
     "horizon": "Assumption: horizon",
     "model": "Another model",
@@ -72,7 +73,7 @@ NEWCOMER_LABELS = {
     "periods": "discounting by periods",
 }
 ATTRIBUTION_TEXT = {
-    "sequential": "Changed assumptions follow one after the other: margin, discounting, horizon.",
+    "sequential": "Changed assumptions follow one after the other: margin, cost, discounting, horizon.",
     "shapley": "What changed assumptions bring together is shared by averaging over all orders of the "
     "changes (Shapley).",
 }
@@ -194,6 +195,8 @@ def _basis(movement: Movement, bridge: Bridge, cost: float, future: FutureEquity
             "expected": block(movement.margin_expected),
             "existing": {"value": movement.margin_existing, "unit": money},
             "acquired": {"value": movement.margin_acquired, "unit": money},
+            "cost_existing": block(movement.cost_existing),
+            "cost_acquired": block(movement.cost_acquired),
         },
         "residual": {"value": float(np.abs(movement.residual).max()), "unit": money},
         "returns": {
@@ -273,7 +276,13 @@ def sentences(table: Mapping[str, Any]) -> list[str]:
     word = "more" if paid > due else "less"
     second = (
         f"The opening's customers paid {table['currency']}{SPACE}{{{key}.margin.existing.value:whole}} of "
-        f"margin, {word} than the {{{key}.margin.expected.mean:whole}} expected; against what was expected, "
+        f"margin, {word} than the {{{key}.margin.expected.mean:whole}} expected"
+        + (
+            f" (keeping them was expected to cost {{{key}.margin.cost_existing.mean:whole}}, taken as paid)"
+            if block["margin"]["cost_existing"]["mean"]
+            else ""
+        )
+        + "; against what was expected, "
         f"customers who bought moved equity by {{{key}.lines.bought.mean}}, customers who were silent by "
         f"{{{key}.lines.silent.mean}}, and basket value by {{{key}.lines.basket.mean}}."
     )

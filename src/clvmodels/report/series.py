@@ -28,7 +28,7 @@ GROUPS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "revised": ("Re-estimated parameters", ("purchases", "spend", "model")),
     "other": (
         "Assumptions, horizon, perimeter",
-        ("margin", "discount", "horizon", "horizon_roll", "perimeter", "periods"),
+        ("margin", "cost", "discount", "horizon", "horizon_roll", "perimeter", "periods"),
     ),
 }
 """Lines of the bridge in groups: label and lines. Together they are all lines between the ends."""

@@ -190,11 +190,6 @@ def bridge(
             assumptions = [
                 resolve_assumptions(used, found) for used, found in zip((before, after), data, strict=True)
             ]
-            if any(found.cost_source for found in assumptions):
-                raise InputError(
-                    "value.cost: a bridge has no line for the cost of keeping customers; "
-                    "leave it out with --set value.cost=null."
-                )
             paid = log.between(days[0], days[1], [found.delta for found in assumptions])
         clock.lap("data")
 
@@ -487,6 +482,7 @@ def _described_side(config: Config, side: Any) -> dict[str, Any]:
             "Spend model": f"{registry.get(draws.spend.family).title} ({draws.spend.sampler})",
             "Joint draws": f"{len(draws):,}",
             "Margin": side.assumptions.margin_source,
+            "Cost of keeping": side.assumptions.cost_source or "none",
             "Discount rate": f"{100 * value.annual_discount_rate:.4g} % a year, {timing}",
             "Horizon": value.horizon,
         },

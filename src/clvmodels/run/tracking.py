@@ -45,7 +45,7 @@ STEPS = ("week", *MONTHS)
 FEWEST = 30
 """Dates with fewer customers who have bought again are left out, unless all parameters are given."""
 CACHE = "cache"
-_SCHEMA = 1  # of what is in the cache
+_SCHEMA = 2  # of what is in the cache
 
 
 @dataclass(frozen=True)
