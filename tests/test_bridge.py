@@ -652,13 +652,20 @@ def test_return_in_total_without_a_surprise_is_the_hurdle(eventful):
             cost_existing=np.zeros(1),
             cost_acquired=np.zeros(1),
         )
-        future = FutureEquity(opening=planned[[k]], closing=closing[[k]], release=release[[k]])
+        future = FutureEquity(
+            opening=planned[[k]], closing=closing[[k]], release=release[[k]], roll=np.zeros(1),
+            due=np.ones(1), growth=1 + movement.hurdle,
+        )  # fmt: skip
         result = return_on_customer(one, "total", acquisition_cost=cost, future=future)
         assert result.value[0] == pytest.approx(movement.hurdle, rel=1e-12)
         assert result.created[0] == pytest.approx(0, abs=1e-9 * start[k])
         # With acquired customers but without what was planned, the same looks like new value.
         assert return_on_customer(one, "with_acquired", acquisition_cost=cost).value[0] > movement.hurdle
-    better = FutureEquity(opening=planned, closing=closing + opening, release=release)
+    zero = np.zeros(draws)
+    better = FutureEquity(
+        opening=planned, closing=closing + opening, release=release, roll=zero, due=zero,
+        growth=1 + movement.hurdle,
+    )  # fmt: skip
     result = return_on_customer(calm, "total", acquisition_cost=cost, future=better)
     np.testing.assert_allclose(sum(result.parts.values()), result.value, rtol=1e-10)
     np.testing.assert_allclose(result.parts["future_revision"], opening / (start + planned), rtol=1e-9)
@@ -671,10 +678,13 @@ def test_return_in_total_without_a_surprise_is_the_hurdle(eventful):
 def test_return_in_total_is_on_the_page_where_future_customers_are_valued(eventful):
     found = eventful[2]
     draws = len(found.movements["opening"]["opening"])
-    future = FutureEquity(*(np.full(draws, value) for value in (500.0, 450.0, 100.0)))
-    table = _table(found, future=dict.fromkeys(BASES, future))
+    future = FutureEquity(*(np.full(draws, value) for value in (500.0, 450.0, 100.0, 30.0, 7.0)), growth=1.1)
+    table = _table(found, future=future)
     block = table["bases"]["closing"]["returns"]["total"]["published"]
-    assert set(block["parts"]) >= {"future_unwinding", "future_release", "future_revision"}
+    assert set(block["parts"]) >= {"future_unwinding", "future_release", "future_roll", "future_revision"}
+    assert [block["mean"] for block in table["future"]["lines"].values()] == pytest.approx(
+        [500, 50, -100, 30, -30, 450]
+    )
     years = table["elapsed"]["value"]
     mean = return_on_customer(found.movements["closing"], "total", future=future).value
     assert block["yearly"]["mean"] == pytest.approx(((1 + mean) ** (1 / years) - 1).mean(), rel=1e-9)
@@ -682,7 +692,10 @@ def test_return_in_total_is_on_the_page_where_future_customers_are_valued(eventf
     assert "with acquired and future customers" in page
     assert "annualised" in page
     assert "of which at acquisition" in page
-    assert "total" not in _table(found)["bases"]["closing"]["returns"]
+    assert "customers still to be won" in page
+    alone = _table(found)
+    assert "total" not in alone["bases"]["closing"]["returns"]
+    assert alone["future"] is None
     assert undocumented(table, "bridge.md", "`bridge.json`") == ([], [])
 
 
@@ -860,6 +873,50 @@ def test_same_inputs_same_numbers_and_a_notebook_sees_them(shop):
     from matplotlib.figure import Figure
 
     assert isinstance(one.plot(), Figure)
+
+
+PLAN = {"forecast": "plan", "plan": 12, "horizon": "2 years", "cac": 3.0}
+
+
+def test_future_customers_of_both_dates_give_the_return_in_total(shop):
+    config = yaml.safe_load((shop / "shop.yaml").read_text()) | {"future": PLAN}
+    (shop / "shop.yaml").write_text(yaml.safe_dump(config))
+    days = ("2024-03-31", "2024-05-31")
+    found = run.bridge("shop.yaml", *days)
+    lines = {name: block["mean"] for name, block in found.summary["future"]["lines"].items()}
+    for name, day in zip(("opening", "closing"), days, strict=True):
+        alone = run.fit("shop.yaml", overrides=[f"data.observation_end={day}"])
+        assert lines[name] == pytest.approx(alone.summary["future"]["net"]["point"]["mean"], rel=1e-9)
+    moved = lines["unwinding"] + lines["release"] + lines["roll"] + lines["revision"]
+    assert lines["opening"] + moved == pytest.approx(lines["closing"], rel=1e-9)
+    # One plan and one set of parameters: all that is new is the end of the plan, which moved on.
+    assert lines["revision"] == pytest.approx(0, abs=1e-3 * lines["opening"])
+    assert found.summary["future"]["due"]["mean"] == pytest.approx(12 * 61 / (365.2425 / 12), rel=1e-9)
+    won = found.summary["customers"]["new"]["value"]
+    assert found.summary["acquisition_cost"]["value"] == pytest.approx(3.0 * won)
+    assert "was not given" in found.summary["notes"][0]
+    total = found.summary["bases"]["opening"]["returns"]["total"]["published"]
+    opening = found.summary["bases"]["opening"]["lines"]["opening"]["mean"] + lines["opening"]
+    closing = found.summary["bases"]["opening"]["lines"]["closing"]["mean"] + lines["closing"]
+    margin = found.summary["bases"]["opening"]["margin"]
+    cash = margin["existing"]["value"] + margin["acquired"]["value"] - 3.0 * won
+    assert total["value"]["mean"] == pytest.approx((cash + closing - opening) / opening, rel=1e-8)
+    told = run.bridge("shop.yaml", *days, acquisition_cost=50.0)
+    assert told.summary["acquisition_cost"]["value"] == 50.0
+    assert told.summary["notes"] == []
+
+
+def test_future_customers_at_one_date_only_are_named(shop):
+    alone = run.bridge("shop.yaml", "2024-03-31", "2024-05-31")
+    assert alone.summary["future"] is None
+    config = yaml.safe_load((shop / "shop.yaml").read_text())
+    runs = [
+        run.fit(config | more | {"data": config["data"] | {"observation_end": day}})
+        for day, more in (("2024-03-31", {}), ("2024-05-31", {"future": PLAN}))
+    ]
+    found = run.bridge_runs(*runs)
+    assert found.summary["future"] is None
+    assert "Only the closing values customers still to be won" in found.summary["notes"][-1]
 
 
 def test_margin_by_segment_may_change_between_dates(shop):

@@ -61,6 +61,43 @@ def test_cohorts_and_calendar_agree_on_a_discrete_clock(name):
     np.testing.assert_allclose(found.by_cohort.sum(axis=1), total, rtol=1e-9)
 
 
+@pytest.mark.parametrize("horizon", [np.inf, 150.0])
+def test_what_was_forecast_and_comes_is_no_surprise(horizon):
+    """Three of 24 months pass: what is left of the forecast is as it was, and its end moves on."""
+    new, ahead, cac = newcomer(), forecast(), np.full(60, 4.0)
+    flow = Flow(delta=DELTA, horizon=horizon)
+    more = np.full((60, 3), 90.0)
+    later = replace(
+        ahead,
+        expected=np.hstack([ahead.expected[:, 3:], more]),
+        counts=np.hstack([ahead.counts[:, 3:], more]),
+    )
+    outlooks = [future.Outlook(new, seen, flow, cac) for seen in (ahead, later)]
+    elapsed = 3 * ahead.period
+    found = future.between(*outlooks, elapsed)
+    scale = found.opening.mean()
+    np.testing.assert_allclose(found.revision, 0, atol=1e-9 * scale)
+    np.testing.assert_allclose(found.due, ahead.expected[:, :3].sum(axis=1), rtol=1e-12)
+    # The roll by hand: three more months of customers, and a horizon that ends later for everybody.
+    net = outlooks[1].net()
+    if np.isinf(horizon):
+        np.testing.assert_allclose(found.roll, net[:, -3:].sum(axis=1), rtol=1e-9)
+    assert (found.roll > net[:, -3:].sum(axis=1) * (1 - 1e-9)).all()
+    # What is in the past: worth at its own time, brought to the closing.
+    at = (np.arange(3) + 0.5) * ahead.period
+    value = future.cohorts(new, ahead, flow, cac).value[:, :3]
+    grown = np.exp(DELTA * (elapsed - at))
+    np.testing.assert_allclose(found.release, (ahead.expected[:, :3] * (value - 4.0)) @ grown, rtol=1e-9)
+    np.testing.assert_allclose(
+        found.closing, found.opening + found.unwinding - found.release + found.roll + found.revision
+    )
+    # Half a month is half of its customers; beyond the forecast nothing is left of it.
+    half = future.between(*outlooks, 0.5 * ahead.period)
+    np.testing.assert_allclose(half.due, 0.5 * ahead.expected[:, 0], rtol=1e-12)
+    gone = future.between(*outlooks, 30 * ahead.period)
+    np.testing.assert_allclose(gone.roll, gone.closing)
+
+
 def test_constant_acquisition_for_ever_is_a_perpetuity():
     """Check 22: A (v - CAC)/δ. Mid-period discounting leaves the factor x/sinh(x), x = δ period / 2."""
     new, flow, cac = newcomer(4), Flow(delta=0.05), np.full(4, 7.0)

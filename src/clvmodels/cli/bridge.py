@@ -57,8 +57,15 @@ def bridge(
         ),
     ] = None,
     acquisition_cost: Annotated[
-        float, typer.Option("--acquisition-cost", min=0, metavar="AMOUNT", help="Spent between the dates.")
-    ] = 0.0,
+        float | None,
+        typer.Option(
+            "--acquisition-cost",
+            min=0,
+            metavar="AMOUNT",
+            help="Spent between the dates to win customers (default: by future.cac or acquisition).",
+            show_default=False,
+        ),
+    ] = None,
     out: Annotated[Path | None, out_option("Folder (default: out/NAME-bridge, or runs/A-to-B).")] = None,
     seed: Seed = None,
     quiet: Quiet = False,

@@ -159,12 +159,38 @@ class FutureEquity:
     release
         The part of ``opening`` that was to be acquired between the dates, accumulated to the closing:
         value at the closing and margin until then, less acquisition cost, all as expected at the
-        opening, shape (draw,), currency. Without a surprise closing = e^(δτ) opening - release.
+        opening, shape (draw,), currency. Without a surprise closing - roll = e^(δτ) opening - release.
+    roll
+        The part of ``closing`` beyond the end of the opening's forecast (and horizon), which moved on
+        with the date, shape (draw,), currency.
+    due
+        Customers who were to be acquired between the dates, shape (draw,).
+    growth
+        e^(δτ) of the opening.
     """
 
     opening: np.ndarray
     closing: np.ndarray
     release: np.ndarray
+    roll: np.ndarray
+    due: np.ndarray
+    growth: float
+
+    @property
+    def unwinding(self) -> np.ndarray:
+        return (self.growth - 1) * self.opening
+
+    @property
+    def revision(self) -> np.ndarray:
+        """What is now expected of the opening's forecast beyond what was expected then."""
+        return self.closing - self.roll - (self.growth * self.opening - self.release)
+
+    def paired(self, order: np.ndarray | None) -> FutureEquity:
+        """With the opening's draws in the order of :attr:`Bridge.order`."""
+        if order is None:
+            return self
+        moved = {name: getattr(self, name) for name in ("opening", "release", "due")}
+        return replace(self, **{n: v[order] if len(v) > 1 else v for n, v in moved.items()})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,7 +207,8 @@ class Return:
         Line → share of the opening. In the place of ``release`` stands ``margin_variance``, realized
         less expected margin; acquired customers bring ``margin_acquired`` and ``acquisition_cost``;
         future customers bring ``future_unwinding``, ``future_release`` (what was expected of those
-        who were to be acquired since) and ``future_revision``. They add up to ``value``.
+        who were to be acquired since), ``future_roll`` (the forecast's end moved on) and
+        ``future_revision``. They add up to ``value``.
     defined
         False where the opening, or its 95 % interval, is not above zero.
     """
@@ -224,6 +251,8 @@ class Bridge:
         ``by day``, or ``uniform``: how realized margin was brought to the closing date.
     alert
         Currency: the shortfall that ``p_shortfall`` of ``customers`` is about.
+    order
+        Draw of the opening's posterior that stands at each place of ``lines``; None: as they were.
     """
 
     movements: Mapping[Basis, Movement]
@@ -237,6 +266,7 @@ class Bridge:
     alert: float
     level: str
     currency: str
+    order: np.ndarray | None = None
 
     def alerts(self, probability: float = 0.5) -> Any:
         """Customers who fell short of expectation by ``alert`` with at least this probability.
@@ -301,7 +331,7 @@ def build(
     _refuse(opening, closing)
     kinds = _kinds(opening.summary, closing.summary)
     tau = kinds.elapsed
-    posteriors, how = _coupled(opening, closing, refitted, coupling, seed)
+    posteriors, how, order = _coupled(opening, closing, refitted, coupling, seed)
     plan = _Plan(opening, closing, posteriors, kinds, attribution)
     exact = revenue is not None
     earned = revenue if revenue is not None else _even(opening, closing, kinds)
@@ -389,6 +419,7 @@ def build(
         alert=alert,
         level="point" if draws == 1 else "expected",
         currency=closing.summary.currency,
+        order=order,
     )
 
 
@@ -418,8 +449,8 @@ def return_on_customer(
     acquisition_cost
         Spent on acquisition between the dates, accumulated to the closing date, currency.
     future
-        Needed for scope ``total``, and for no other. Without revisions its line ``future_revision``
-        is left out too.
+        Needed for scope ``total``, and for no other. Without revisions its lines ``future_revision``
+        and ``future_roll`` are left out too.
     """
     if (future is None) == (scope == "total"):
         raise ValueError("scope total, and no other, needs the equity of future customers")
@@ -432,11 +463,11 @@ def return_on_customer(
         gains["margin_acquired"] = movement.margin_acquired - movement.cost_acquired
         gains["acquisition_cost"] = np.full(len(start), -float(acquisition_cost))
     if future is not None:
-        due = (1 + movement.hurdle) * future.opening - future.release
-        gains["future_unwinding"] = movement.hurdle * future.opening
+        gains["future_unwinding"] = future.unwinding
         gains["future_release"] = -future.release
         if revised:
-            gains["future_revision"] = future.closing - due
+            gains["future_roll"] = future.roll
+            gains["future_revision"] = future.revision
         start = start + future.opening
     gain = np.sum(list(gains.values()), axis=0)
     low = interval(start, 0.95)[0] if len(start) > 1 else start.min()
@@ -605,8 +636,8 @@ def _even(opening: Side, closing: Side, kinds: _Kinds) -> np.ndarray:
 
 def _coupled(
     opening: Side, closing: Side, refitted: Posterior | None, coupling: str, seed: int
-) -> tuple[tuple[Posterior, Posterior, Posterior], str]:
-    """Opening's, refitted and closing's posterior with their draws paired, and how."""
+) -> tuple[tuple[Posterior, Posterior, Posterior], str, np.ndarray | None]:
+    """Opening's, refitted and closing's posterior with their draws paired, how, and the opening's order."""
     before, after = opening.posterior, closing.posterior
     if refitted is None:
         same_class = all(
@@ -614,19 +645,17 @@ def _coupled(
         )
         refitted = after if same_class else before
     if _equal(before, after):
-        return (after, after, after), "identical"
+        return (after, after, after), "identical", None
     if before.is_point or after.is_point:
-        return (before, refitted, after), "point"
+        return (before, refitted, after), "point", None
 
-    def follow(posterior: Posterior, stream: int) -> Posterior:
-        """The posterior with its draws in the order that meets those of the closing."""
-        if posterior is after or posterior.is_point:
-            return posterior
+    def follow(posterior: Posterior, stream: int) -> np.ndarray:
+        """The order of a posterior's draws in which they meet those of the closing."""
         if coupling == "comonotone":
             ranks = np.argsort(np.argsort(total(after), kind="stable"))
-            return _reordered(posterior, np.argsort(total(posterior), kind="stable")[ranks])
+            return np.argsort(total(posterior), kind="stable")[ranks]
         rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(4, stream)))
-        return _reordered(posterior, rng.permutation(len(posterior)))
+        return rng.permutation(len(posterior))
 
     flow = valuation_flow(opening.assumptions)
     totals: dict[int, np.ndarray] = {}
@@ -636,8 +665,14 @@ def _coupled(
             totals[id(posterior)] = _total(closing, posterior, flow)
         return totals[id(posterior)]
 
-    paired = follow(before, 0)
-    return (paired, paired if refitted is before else follow(refitted, 1), after), coupling
+    order = follow(before, 0)
+    paired = _reordered(before, order)
+    middle = refitted
+    if refitted is before:
+        middle = paired
+    elif refitted is not after and not refitted.is_point:
+        middle = _reordered(refitted, follow(refitted, 1))
+    return (paired, middle, after), coupling, order
 
 
 def _equal(a: Posterior, b: Posterior) -> bool:

@@ -16,6 +16,7 @@ from typing import Any, Literal
 import numpy as np
 
 from clvmodels.artifacts import Assumptions, Check, Equity, Forecast, Posterior, Summary
+from clvmodels.equity.bridge import FutureEquity
 from clvmodels.errors import InputError
 from clvmodels.numerics.discounting import OFFSET
 from clvmodels.value import Flow, Newcomer, Valuation, valuation_flow
@@ -123,6 +124,62 @@ def cohorts(newcomer: Newcomer, forecast: Forecast, flow: Flow, cac: np.ndarray)
         later=(won * tail).sum(axis=1),
         margin=margin,
         margin_by_cohort=of_cohort,
+    )
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """Customers still to be won as they are seen on one date; arguments of :func:`cohorts`."""
+
+    newcomer: Newcomer
+    forecast: Forecast
+    flow: Flow
+    cac: np.ndarray
+
+    def net(self) -> np.ndarray:
+        """Value less cost of each cohort, shape (draw, cohort), currency; level expected."""
+        found = cohorts(self.newcomer, self.forecast, self.flow, self.cac)
+        return found.by_cohort - found.cost
+
+    def until(self, end: float) -> np.ndarray:
+        """Share of each cohort that is won within so many time units, shape (cohort,)."""
+        step, count = self.forecast.period, self.forecast.expected.shape[1]
+        if self.newcomer.purchases.clock == "discrete":
+            return (np.arange(1, count + 1) * step <= end + 1e-9).astype(float)
+        return np.clip(end / step - np.arange(count), 0.0, 1.0)
+
+    def cut(self, end: float, horizon: float) -> Outlook:
+        """The outlook to an earlier end of the forecast, and of the horizon."""
+        share = self.until(end)
+        at = (np.arange(len(share)) + 0.5) * self.forecast.period
+        keep = (share > 0) & (at < horizon)
+        counts, expected = (
+            share[keep] * values[:, keep] for values in (self.forecast.counts, self.forecast.expected)
+        )
+        forecast = replace(self.forecast, expected=expected, counts=counts)
+        return replace(self, forecast=forecast, flow=replace(self.flow, horizon=horizon))
+
+
+def between(opening: Outlook, closing: Outlook, elapsed: float) -> FutureEquity:
+    """Equity of future customers at two dates, ``elapsed`` time units apart, each by its own forecast.
+
+    The opening's draws are in the order of its own posterior.
+    """
+    before, after = opening.net(), closing.net()
+    passed = opening.until(elapsed)
+    growth = float(np.exp(opening.flow.delta * elapsed))
+    end = opening.forecast.expected.shape[1] * opening.forecast.period - elapsed
+    horizon = min(closing.flow.horizon, opening.flow.horizon - elapsed)
+    kept = np.zeros(len(after))
+    if end > 0 and horizon > 0:
+        kept = closing.cut(end, horizon).net().sum(axis=1)
+    return FutureEquity(
+        opening=before.sum(axis=1),
+        closing=after.sum(axis=1),
+        release=growth * before @ passed,
+        roll=after.sum(axis=1) - kept,
+        due=opening.forecast.expected @ passed,
+        growth=growth,
     )
 
 

@@ -63,7 +63,17 @@ LABELS = {
     "acquisition_cost": "Acquisition cost",
     "future_unwinding": "Future customers: unwinding",
     "future_release": "Future customers: acquisition expected in the period",
-    "future_revision": "Future customers: forecast revised",
+    "future_roll": "Future customers: end of the forecast moved on",
+    "future_revision": "Future customers: forecast and value revised",
+}
+FUTURE_LINES = ("opening", "unwinding", "release", "roll", "revision", "closing")
+FUTURE_LABELS = {
+    "opening": "Opening: customers still to be won, net",
+    "unwinding": "Unwinding of the discount",
+    "release": "Acquisition expected in the period, now past",
+    "roll": "End of the forecast moved on",
+    "revision": "Forecast, value and cost revised",
+    "closing": "Closing: customers still to be won, net",
 }
 NEWCOMER_LABELS = {
     "acquired": "at acquisition, first order not included",
@@ -118,7 +128,7 @@ def build(
     acquisition_cost: float = 0.0,
     alerts: int = 0,
     converged: bool | None = True,
-    future: Mapping[Basis, FutureEquity] | None = None,
+    future: FutureEquity | None = None,
     notes: Sequence[str] = (),
     versions: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
@@ -133,7 +143,7 @@ def build(
     alerts
         Number of customers on the alert list.
     future
-        Equity of future customers by basis, for the return in total; left out, it is not given.
+        Equity of future customers, for the return in total; left out, it is not given.
     notes
         Sentences that a reader must know.
     """
@@ -162,8 +172,9 @@ def build(
             "probability": {"value": 0.5, "unit": "probability"},
         },
         "acquisition_cost": {"value": float(acquisition_cost), "unit": money},
+        "future": None if future is None else _future(future, bridge),
         "bases": {
-            found: _basis(bridge.movements[found], bridge, acquisition_cost, (future or {}).get(found))
+            found: _basis(bridge.movements[found], bridge, acquisition_cost, future)
             for found in (basis, *(other for other in BASES if other != basis))
         },
         "versions": dict(versions or {}),
@@ -171,6 +182,16 @@ def build(
     table = tables.clean(table)
     table["sentences"] = [fill(sentence, table) for sentence in sentences(table)]
     return table
+
+
+def _future(future: FutureEquity, bridge: Bridge) -> dict[str, Any]:
+    """Equity of customers still to be won, apart from that of existing ones, line by line."""
+    draws = {name: getattr(future, name) for name in FUTURE_LINES} | {"release": -future.release}
+    block = {
+        name: tables.statistics(v, unit=bridge.currency, level=bridge.level) for name, v in draws.items()
+    }
+    due = tables.statistics(future.due, unit="customers", level=bridge.level)
+    return {"lines": block, "due": due}
 
 
 def _basis(movement: Movement, bridge: Bridge, cost: float, future: FutureEquity | None) -> dict[str, Any]:
@@ -320,6 +341,10 @@ def rows(table: Mapping[str, Any]) -> Iterator[tuple[Any, ...]]:
     """Tidy rows of ``bridge.csv``."""
     for kind, block in table["customers"].items():
         yield "", f"customers_{kind}", "", "", "", "value", block["value"], block["unit"]
+    if table["future"]:
+        yield from _stats("", "future.due", "", "", table["future"]["due"])
+        for line, block in table["future"]["lines"].items():
+            yield from _stats("", f"future.{line}", "", "", block)
     for basis, found in table["bases"].items():
         for line, block in (found["lines"] | found["subtotals"]).items():
             yield from _stats(basis, line, "", "", block)
@@ -423,6 +448,7 @@ def html(table: Mapping[str, Any], figures: Mapping[str, str]) -> str:
         compared=COMPARED,
         scopes=SCOPE_LABELS,
         newcomers=NEWCOMER_LABELS,
+        future=FUTURE_LABELS,
         assumptions=ASSUMPTIONS,
         whats={"published": "as published", "achieved": "without revisions"},
     )

@@ -107,7 +107,7 @@ def bridge(
     coupling: Literal["independent", "comonotone"] = "independent",
     attribution: Literal["sequential", "shapley"] = "sequential",
     changes: Sequence[str] = (),
-    acquisition_cost: float = 0.0,
+    acquisition_cost: float | None = None,
     alert: float | None = None,
     out: Path | str | None = None,
     seed: int | None = None,
@@ -132,7 +132,9 @@ def bridge(
     changes
         ``"key=value"`` under ``value``, ``models`` or ``fit`` that hold at the closing date only.
     acquisition_cost
-        Spent between the dates, in the run's currency, for the return with acquired customers.
+        Spent between the dates, in the run's currency, for the return with acquired customers; default:
+        the cost of a customer by ``future.cac`` or ``acquisition``, where the config has ``future``, times
+        the customers acquired; otherwise 0.
     alert
         Shortfall of a customer to list, currency; default: the margin of an average first order.
 
@@ -213,6 +215,7 @@ def bridge(
         clock.lap("fit")
         tell("bridge", None)
         found = _built(sides, how, before.seed, middle, of_customers(data[1], *paid))
+        future, notes = _future((before, after), sides, found, how, folder, progress=progress)
         closing_gate = fitting.gate(draws[1], found.movements["closing"]["closing"])
         pass_gate(closing_gate, after, folder, draws[1], data[1])
         clock.lap("bridge")
@@ -225,7 +228,8 @@ def bridge(
         "warnings": told(caught),
     }
     described = [_described_side(used, side) for used, side in zip((before, after), sides, strict=True)]
-    result = _result(found, plain.name, described, how, before, meta, good and converged(closing_gate))
+    good = good and converged(closing_gate)
+    result = _result(found, plain.name, described, how, before, meta, good, notes, future)
     return _written(result, folder, overwrite, tell)
 
 
@@ -237,7 +241,7 @@ def bridge_runs(
     basis: Literal["closing", "opening"] = "closing",
     coupling: Literal["independent", "comonotone"] = "independent",
     attribution: Literal["sequential", "shapley"] = "sequential",
-    acquisition_cost: float = 0.0,
+    acquisition_cost: float | None = None,
     alert: float | None = None,
     out: Path | str | None = None,
     overwrite: bool = False,
@@ -296,6 +300,8 @@ def bridge_runs(
         found = _built(sides, how, configs[0].seed, None, revenue)
     except InputError as error:
         raise InputError(f"{names[0]} and {names[1]}: {error}") from None
+    future, more = _future(configs, sides, found, how, None, known=[run.result for run, _ in runs])
+    notes += more
     clock.lap("bridge")
     pair = [run.draws for run, _ in runs]
     if any(getattr(pair[0], r).family != getattr(pair[1], r).family for r in ("purchases", "spend")):
@@ -317,7 +323,7 @@ def bridge_runs(
     described = [_described_side(config, side) for config, side in zip(configs, sides, strict=True)]
     good = all(run.summary["diagnostics"]["converged"] is not False for run, _ in runs)
     title = " to ".join(dict.fromkeys(config.name for config in configs))
-    result = _result(found, title, described, how, configs[0], meta, good, notes)
+    result = _result(found, title, described, how, configs[0], meta, good, notes, future)
     return _written(result, folder, overwrite, tell)
 
 
@@ -328,7 +334,7 @@ class _How:
     basis: Any
     coupling: Any
     attribution: Any
-    acquisition_cost: float
+    acquisition_cost: float | None
     alert: float | None
 
     def __post_init__(self) -> None:
@@ -361,22 +367,67 @@ def _result(
     meta: Mapping[str, Any],
     good: bool,
     notes: Sequence[str] = (),
+    future: tuple[Any, float | None] = (None, None),
 ) -> BridgeResult:
     from clvmodels.report import bridge as reporting
 
+    equity, spent = future
     table = reporting.build(
         found,
         name=name,
         opening=described[0],
         closing=described[1],
         basis=how.basis,
-        acquisition_cost=how.acquisition_cost,
+        acquisition_cost=how.acquisition_cost if how.acquisition_cost is not None else spent or 0.0,
+        future=equity,
         alerts=found.alerts().num_rows,
         converged=good,
         notes=notes,
         versions=versions(),
     )
     return BridgeResult(bridge=found, summary=table, config=config, meta=meta)
+
+
+def _future(
+    configs: Sequence[Config],
+    sides: Sequence[Any],
+    found: Any,
+    how: _How,
+    folder: Path | None,
+    known: Sequence[Any] = (None, None),
+    progress: Progress | None = None,
+) -> tuple[tuple[Any, float | None], list[str]]:
+    """Future customers at both dates, what winning those of the period cost, and what a reader must know."""
+    from clvmodels.equity import future
+    from clvmodels.run import newcomers
+
+    asked = [config.future is not None for config in configs]
+    if not all(asked):
+        which = "closing" if asked[1] else "opening"
+        one_sided = f"Only the {which} values customers still to be won, so that no return in total is given."
+        return (None, None), [one_sided] if any(asked) else []
+    cac = None
+    if known[0] is None:
+        cac = newcomers.cost_of_all(configs[1], sides[1].summary, len(sides[1].posterior))
+    outlooks = []
+    for config, side, run in zip(configs, sides, known, strict=True):
+        try:
+            one, gate = newcomers.outlook(
+                config, side.summary, side.posterior, side.assumptions, cac=cac, known=run, progress=progress
+            )
+        except InputError as error:
+            raise InputError(f"bridge at {side.summary.observation_end}: {error}") from None
+        pass_gate(gate, config, folder, side.posterior, side.summary)
+        outlooks.append(one)
+    equity = future.between(outlooks[0], outlooks[1], found.elapsed).paired(found.order)
+    spent = float(outlooks[1].cac.mean()) * found.counts["new"]
+    notes = []
+    if how.acquisition_cost is None and spent:
+        notes.append(
+            "What was spent to win customers between the dates was not given (--acquisition-cost): it is "
+            "taken to be the cost of a future customer at the closing, times the customers won."
+        )
+    return (equity, spent), notes
 
 
 def _written(result: BridgeResult, folder: Path | None, overwrite: bool, tell: Progress) -> BridgeResult:

@@ -221,6 +221,53 @@ def _future(
     return found, checks
 
 
+def outlook(
+    config: Config,
+    data: Summary,
+    draws: Posterior,
+    assumptions: Assumptions,
+    *,
+    cac: np.ndarray | None = None,
+    known: Equity | None = None,
+    progress: Progress | None = None,
+) -> tuple[Any, tuple[Check, ...]]:
+    """Future customers as seen on one date, and the convergence of their forecast; the config has them.
+
+    Parameters
+    ----------
+    cac
+        Cost of a customer by draw; default: that of the config's ``future.cac``, or none.
+    known
+        A run's equity whose forecast and cost are taken as they are.
+    """
+    from clvmodels.equity import future
+    from clvmodels.value import valuation_flow
+
+    assert config.future is not None
+    ahead = _ahead(config, config.future, data)
+    forecast, gate = _forecast(config, config.future, ahead, len(draws), known, progress)
+    if known is not None and known.future is not None:
+        cac = known.future["cac"].values if known.future.attrs["cost_known"] else None
+    elif config.future.cac is not None:
+        cac = future.amounts(
+            config.future.cac, len(draws), np.random.SeedSequence(config.seed, spawn_key=(9,))
+        )
+    new = _newcomer(config, data, draws, float(np.mean(assumptions.margin)))
+    paid = np.zeros(len(draws)) if cac is None else np.broadcast_to(cac, len(draws)).astype(float)
+    return future.Outlook(new, forecast, valuation_flow(assumptions), paid), gate
+
+
+def cost_of_all(config: Config, data: Summary, draws: int) -> np.ndarray | None:
+    """Cost of a customer in all by the acquisition section, by draw; None without one."""
+    if config.acquisition is None:
+        return None
+    costs = _costs(config, config.acquisition, data)
+    seeds = np.random.SeedSequence(config.seed, spawn_key=(10,)).spawn(len(costs.labels))
+    spends = [_spent(a, draws, s) for a, s in zip(costs.spend, seeds, strict=True) if a is not None]
+    won = int(np.any(costs.won, axis=0).sum())
+    return np.sum(spends, axis=0) / won if spends and won else None
+
+
 def _newcomer(config: Config, data: Summary, draws: Posterior, margin: float) -> Any:
     from clvmodels.equity import future
     from clvmodels.value import Newcomer
