@@ -53,9 +53,15 @@ def test_quick_set_is_uniform(calibration):
     pair = calibration[2].summary["pairs"][PAIR]
     assert pair["passed"], {q: row for q, row in pair["quantities"].items() if row["passed"] is False}
     assert pair["converged"] == pair["fits"] == FITS
-    assert {"equity", "experience", "value", "alive", "first_segment", "log_likelihood"} <= set(
-        pair["quantities"]
-    )
+    assert {
+        "equity",
+        "equity_latent",
+        "value",
+        "alive",
+        "first_segment",
+        "bridge_bought",
+        "log_likelihood",
+    } <= set(pair["quantities"])
 
 
 def test_expected_level_is_too_narrow_for_purchases(calibration):

@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -238,11 +239,21 @@ def support(variable: Any) -> tuple[float, float]:
 
 def _centre(spec: Mapping[str, Any]) -> float:
     """A typical value of a prior: its mean where it has one."""
-    import pymc as pm
+    given = {name: value for name, value in spec.items() if name != "dist"}
+    return float(_support_point(spec["dist"], tuple(given))(*map(float, given.values())))
 
-    distribution = getattr(pm, spec["dist"])
-    variable = distribution.dist(**{name: value for name, value in spec.items() if name != "dist"})
-    return float(pm.distributions.distribution.support_point(variable).eval(mode="FAST_COMPILE"))
+
+@cache
+def _support_point(dist: str, names: tuple[str, ...]) -> Any:
+    """Compiled ``(*arguments) -> typical value``, once for all values of the arguments."""
+    import pymc as pm
+    import pytensor
+    import pytensor.tensor as pt
+
+    arguments = {name: pt.dscalar(name) for name in names}
+    variable = getattr(pm, dist).dist(**arguments)
+    point = pm.distributions.distribution.support_point(variable)
+    return pytensor.function(list(arguments.values()), point, mode="FAST_COMPILE", on_unused_input="ignore")
 
 
 def _unconstrain(value: float, low: float, high: float) -> float:

@@ -7,6 +7,7 @@ import inspect
 import math
 from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal
 
 import numpy as np
@@ -161,7 +162,8 @@ def check_model(model: ModelConfig, role: Literal["purchases", "spend"] | None =
         space = _space(family, model.priors)
         domains = {item.name: item.domain for item in getattr(family, space)}
         for name, spec in model.priors.items():
-            _check_prior(f"{key}.priors.{name}", _plain(f"{key}.priors.{name}", spec), domains[name])
+            plain = _plain(f"{key}.priors.{name}", spec)
+            _check_prior(f"{key}.priors.{name}", tuple(plain.items()), domains[name])
     return family
 
 
@@ -325,9 +327,12 @@ def _check_value(key: str, value: Any, parameter: Parameter) -> None:
         raise InputError(f"{key}: {value:g} is none of {choices}.")
 
 
-def _check_prior(key: str, spec: PriorSpec, domain: Domain) -> None:
+@cache
+def _check_prior(key: str, items: tuple[tuple[str, Any], ...], domain: Domain) -> None:
+    """Refuse a prior that PyMC does not know or that leaves the domain, once for each."""
     import pymc as pm
 
+    spec: PriorSpec = dict(items)
     known = [
         name
         for name, value in vars(pm).items()

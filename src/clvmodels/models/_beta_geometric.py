@@ -151,4 +151,5 @@ def simulate(theta, T, rng, *, first_may_be_last):
         active = active[~leaves]
     customer, time = np.concatenate(customers), np.concatenate(times)
     order = np.lexsort((time, customer))
-    return Histories(customer=customer[order], time=time[order], lifetime=lifetime)
+    latents = np.column_stack([lam, lam * p]) if phases == 1 else None
+    return Histories(customer=customer[order], time=time[order], lifetime=lifetime, latents=latents)

@@ -91,7 +91,7 @@ def contract_objection(columns):
     return None
 
 
-def contract_histories(T, renews):
+def contract_histories(T, renews, latents=None):
     """Renewals played one after the other.
 
     Parameters
@@ -100,6 +100,8 @@ def contract_histories(T, renews):
         Renewal opportunities of each customer.
     renews
         ``(customers, t) -> bool``: who of these renews at opportunity t.
+    latents
+        As of :class:`clvmodels.models.family.Histories`.
     """
     lifetime = np.full(len(T), np.inf)
     customers, times = [np.zeros(0, int)], [np.zeros(0)]
@@ -113,4 +115,4 @@ def contract_histories(T, renews):
         times.append(np.full(len(active), t))
     customer, time = np.concatenate(customers), np.concatenate(times)
     order = np.lexsort((time, customer))
-    return Histories(customer=customer[order], time=time[order], lifetime=lifetime)
+    return Histories(customer=customer[order], time=time[order], lifetime=lifetime, latents=latents)

@@ -35,4 +35,5 @@ def histories(lam, mu, T, rng):
     # Given their number, Poisson purchases fall uniformly.
     time = rng.uniform(size=len(customer)) * active[customer]
     order = np.lexsort((time, customer))
-    return Histories(customer=customer, time=time[order], lifetime=lifetime)
+    latents = np.column_stack([lam, mu])
+    return Histories(customer=customer, time=time[order], lifetime=lifetime, latents=latents)

@@ -173,7 +173,8 @@ def simulate(theta, T, rng):
         times.append(np.full(len(buyers), t))
     customer, time = np.concatenate(customers), np.concatenate(times)
     order = np.lexsort((time, customer))
-    return Histories(customer=customer[order], time=time[order], lifetime=lifetime)
+    latents = np.column_stack([p, -np.log1p(-np.minimum(dropout, 1 - 2.0**-53))])
+    return Histories(customer=customer[order], time=time[order], lifetime=lifetime, latents=latents)
 
 
 def from_coordinates(c):

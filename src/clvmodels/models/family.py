@@ -159,11 +159,15 @@ class Histories:
         One entry per repeat purchase; time counts from the customer's first purchase.
     lifetime
         Per customer, time from first purchase until dropout (``inf``: never).
+    latents
+        Each customer's own ``intensity`` and ``decay`` while alive, shape (customer, 2); None where the
+        rate given alive is not exponential.
     """
 
     customer: np.ndarray
     time: np.ndarray
     lifetime: np.ndarray
+    latents: np.ndarray | None = None
 
     def statistics(self, T: np.ndarray, extra: tuple[Statistic, ...] = ()) -> dict[str, np.ndarray]:
         """Frequency, recency, T and interval statistics, as seen by an observer who stops at age T."""

@@ -9,6 +9,8 @@ opportunities seen. The customer is alive exactly if x = T; otherwise it left at
 x + 1, and the paper's lifetime is x + 1.
 """
 
+import numpy as np
+
 from clvmodels.models._discrete import contract_histories, contract_objection, decay_of, survival
 from clvmodels.models.family import Coordinate, Parameter, PurchaseFamily, Reference, compiled
 
@@ -70,7 +72,8 @@ def gap(latents, s, rng):
 def simulate(theta, T, rng):
     """Play the story: a coin at every renewal opportunity, until it says leave."""
     dropout = rng.beta(theta["alpha"], theta["beta"], len(T))
-    return contract_histories(T, lambda who, t: rng.random(len(who)) >= dropout[who])
+    latents = np.column_stack([np.ones(len(T)), -np.log1p(-np.minimum(dropout, 1 - 2.0**-53))])
+    return contract_histories(T, lambda who, t: rng.random(len(who)) >= dropout[who], latents)
 
 
 def from_coordinates(c):

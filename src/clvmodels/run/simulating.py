@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from clvmodels.artifacts import Assumptions, Posterior, Summary
 from clvmodels.config import FitConfig, ModelsConfig
 from clvmodels.errors import InputError
 from clvmodels.models import registry
@@ -19,6 +20,8 @@ from clvmodels.run.stages import Progress
 from clvmodels.validate.simulation import Design, Trial, trial
 
 RANKS = "ranks.csv"
+LINES = ("opening", "release", "bought", "silent", "basket", "new")
+"""Lines of the bridge that are ranked; unwinding is the opening times a number."""
 _HEADER = (
     "purchases",
     "spend",
@@ -111,7 +114,7 @@ def sbc(
             if progress:
                 progress(f"{name}: simulated data sets", k / fits)
             if k not in found:
-                found[k] = trial(design, options, _seed(seed, name, k))
+                found[k] = trial(design, options, _seed(seed, name, k), _bridge)
                 _append(folder, (one.name, other.name, *key), k, found[k])
         done = [found[k] for k in range(fits)]
         ranks[name] = {q: np.array([t.rank[q] for t in done]) for q in done[0].rank}
@@ -121,6 +124,20 @@ def sbc(
     if folder is not None:
         reporting.write(folder, table, ranks)
     return result
+
+
+def _bridge(
+    before: Summary, now: Summary, posterior: Posterior, *assumptions: Assumptions
+) -> dict[str, np.ndarray]:
+    """Lines of the bridge between two dates with one posterior."""
+    from clvmodels.equity import bridge
+
+    sides = [
+        bridge.Side(summary=summary, posterior=posterior, assumptions=assumed)
+        for summary, assumed in zip((before, now), assumptions, strict=True)
+    ]
+    lines = bridge.build(*sides).movements["opening"]
+    return {f"bridge_{name}": lines[name] for name in LINES}
 
 
 def _pairs(names: Sequence[str]) -> list[tuple[PurchaseFamily, SpendFamily]]:

@@ -13,8 +13,9 @@ quantity               truth                                               again
 a coordinate           as drawn                                            posterior draws
 ``log_likelihood``     at the true parameters                              at the draws
 ``equity``             E[value | data, true parameters]                    level expected
-``first_segment``      of it, the share of every second customer           level expected
-``experience``         bridge: what the latest history changed             level expected
+``equity_latent``      E[value | own rate, dropout and mean spend]         level latent
+``first_segment``      share of every second customer in equity            level expected
+``bridge_<line>``      a line of the bridge over the window's last part    level expected
 ``alive``              customers who had not left                          level latent
 ``value``              discounted margin that came within the horizon      level predictive
 ``orders``             purchases that came within the horizon              level predictive
@@ -22,25 +23,27 @@ a coordinate           as drawn                                            poste
 =====================  ==================================================  =========================
 
 ``orders_expected`` holds the same orders against level expected, which leaves out who customers
-are and when they buy: it must fail, or process noise has leaked into parameters.
+are and when they buy: it must fail, or process noise has leaked into parameters. ``equity_latent`` is
+ranked for families whose rate given alive is exponential.
 """
 
 from __future__ import annotations
 
 import datetime as dt
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
 from clvmodels.artifacts import Assumptions, Calendar, FamilyPosterior, Posterior, Segment, Summary
 from clvmodels.config import FitConfig, ModelConfig
-from clvmodels.models.family import Family, PriorSpec, PurchaseFamily, SpendFamily
-from clvmodels.value import Valuation
+from clvmodels.models.family import Baskets, Family, Histories, PriorSpec, PurchaseFamily, SpendFamily
+from clvmodels.numerics import loops
+from clvmodels.value import Flow, Valuation
 
 PER_YEAR = 52.1775
+START, END = dt.date(2000, 1, 1), dt.date(2020, 12, 31)
 DRAWS = 100
 """Posterior draws that the truth is ranked among, evenly chosen from those of the fit."""
 AGES = 8
@@ -61,6 +64,10 @@ _DRAWN: Mapping[str, Callable[..., float]] = {
     "Beta": lambda rng, alpha, beta: rng.beta(alpha, beta),
     "Normal": lambda rng, mu, sigma: rng.normal(mu, sigma),
 }
+
+
+Lines = Callable[[Summary, Summary, Posterior, Assumptions, Assumptions], Mapping[str, np.ndarray]]
+"""``(before, now, posterior, assumptions before, now) -> quantity -> draws`` at level expected."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,28 +125,20 @@ class Design:
         return ModelConfig(family=family.name, priors=dict(self.priors[family.name]))
 
 
-def trials(design: Design, options: FitConfig, number: int, seed: int) -> Iterator[Trial]:
-    """Simulate, fit and rank, one data set after the other.
+def trial(design: Design, options: FitConfig, rng: np.random.Generator, lines: Lines | None = None) -> Trial:
+    """One data set: parameters from the prior, customers from the story, posterior, ranks.
 
     Parameters
     ----------
-    options
-        Sampler and number of draws.
-    seed
-        Trial k depends on ``seed`` and k alone.
+    lines
+        What else each draw says of two dates of the same customers, such as why equity moved.
     """
-    for k in range(number):
-        yield trial(design, options, np.random.default_rng([seed, k]))
-
-
-def trial(design: Design, options: FitConfig, rng: np.random.Generator) -> Trial:
-    """One data set: parameters from the prior, customers from the story, posterior, ranks."""
     from clvmodels import fit as fitting
 
     purchases, spend = design.purchases, design.spend
     truth = {family.name: _draw(family, design.priors[family.name], rng) for family in (purchases, spend)}
     world = _World.simulate(design, truth, rng)
-    now = world.summary(world.age)
+    now = world.summary()
     draws = fitting.fit(
         now,
         design.model(purchases),
@@ -150,7 +149,7 @@ def trial(design: Design, options: FitConfig, rng: np.random.Generator) -> Trial
     converged = _trusted(draws)
     draws, exact = draws.thinned(min(DRAWS, len(draws))), _point(design, truth)
     seed = int(rng.integers(2**31))
-    told = [_told(design, world, now, posterior, seed) for posterior in (draws, exact)]
+    told = [_told(world, now, posterior, seed, lines) for posterior in (draws, exact)]
     pairs = {name: (told[0][name], told[1][name][0]) for name in told[1]}
     for family, part in ((purchases, draws.purchases), (spend, draws.spend)):
         if len(part.flat) > 1:
@@ -158,15 +157,18 @@ def trial(design: Design, options: FitConfig, rng: np.random.Generator) -> Trial
             coordinates, true = family.to_coordinates(columns), family.to_coordinates(truth[family.name])
             for name in design.priors[family.name]:
                 pairs[f"{family.role}:{name}"] = (np.asarray(coordinates[name]), float(true[name]))
-    assumptions = world.assumptions(now)
-    for tile_level, field, name, actual in (
+    valuation = Valuation(now, draws, world.assumptions(now), seed)
+    for level, field, name, actual in (
         ("latent", "alive", "alive", world.alive),
         ("predictive", "value", "value", world.value),
         ("predictive", "orders", "orders", world.orders),
         ("predictive", "revenue", "revenue", world.revenue),
         ("expected", "orders", "orders_expected", world.orders),
     ):
-        pairs[name] = (_total(Valuation(now, draws, assumptions, seed), tile_level, field), actual)
+        pairs[name] = (_total(valuation, level, field), actual)
+    if (equity := world.equity) is not None:
+        endless = Valuation(now, draws, world.assumptions(now, math.inf), seed + 1)
+        pairs["equity_latent"] = (_total(endless, "latent", "value"), equity)
     rank = {name: _rank(sample, actual, rng) for name, (sample, actual) in pairs.items()}
     return Trial(rank=rank, converged=converged)
 
@@ -176,8 +178,8 @@ class _World:
     """Simulated customers, up to the end of the horizon."""
 
     design: Design
-    purchases: Any
-    baskets: np.ndarray
+    purchases: Histories
+    baskets: Baskets
     age: np.ndarray
     past: float
 
@@ -186,7 +188,7 @@ class _World:
         cls, design: Design, truth: Mapping[str, Mapping[str, float]], rng: np.random.Generator
     ) -> _World:
         n, discrete = design.customers, design.purchases.clock == "discrete"
-        age = rng.choice(np.linspace(design.longest / 2, design.longest, AGES), n)
+        age = rng.choice(np.linspace(design.longest / 6, design.longest, AGES), n)
         age = np.round(age) if discrete else age
         end = age + design.horizon
         histories = design.purchases.simulate(truth[design.purchases.name], end, rng)
@@ -194,16 +196,18 @@ class _World:
         histories = replace(histories, customer=histories.customer[seen], time=histories.time[seen])
         count = np.bincount(histories.customer, minlength=n)
         baskets = design.spend.simulate(truth[design.spend.name], count, rng)
-        past = max(1.0, round(design.longest / 4)) if discrete else design.longest / 4
-        return cls(design=design, purchases=histories, baskets=baskets.amount, age=age, past=past)
+        past = round(design.longest / 4) if discrete else max(1, round(7 * design.longest / 4)) / 7
+        return cls(design=design, purchases=histories, baskets=baskets, age=age, past=past)
 
-    def summary(self, age: np.ndarray) -> Summary:
-        """What an observer sees who stops at these ages."""
+    def summary(self, ago: float = 0.0) -> Summary:
+        """What an observer sees who stopped so long ago: customers who had come by then."""
         families = (self.design.purchases, self.design.spend)
+        known = np.flatnonzero(self.age >= ago)
+        age = np.maximum(self.age - ago, 0.0)
         n = len(age)
         columns = self.purchases.statistics(age, families[0].extra_statistics)
         seen = self.purchases.time <= age[self.purchases.customer]
-        customer, amount = self.purchases.customer[seen], self.baskets[seen]
+        customer, amount = self.purchases.customer[seen], self.baskets.amount[seen]
         x = columns["frequency"]
         total = np.bincount(customer, amount, n)
         columns["monetary_value"] = np.divide(total, x, out=np.full(n, np.nan), where=x > 0)
@@ -211,24 +215,25 @@ class _World:
         for statistic in families[1].extra_statistics:
             columns[statistic.name] = statistic.of_values(customer, amount, n)
         none = np.zeros(0)
-        return Summary(
+        whole = Summary(
             customer=np.array([f"{i:06}" for i in range(n)], dtype=object),
             columns={name: np.asarray(column, float) for name, column in columns.items()},
-            first_day=np.full(n, np.datetime64("2000-01-01")),
+            first_day=np.datetime64(END) - np.floor(7 * self.age + 1e-6).astype("timedelta64[D]"),
             segments={"half": Segment(codes=np.arange(n) % 2, labels=("even", "odd"))},
             calendar=Calendar(
                 day=none.astype("datetime64[D]"), first_orders=none, repeat_orders=none,
                 first_amount=none, repeat_amount=none,
             ),
             time_unit="week",
-            observation_start=dt.date(2000, 1, 1),
-            observation_end=dt.date(2000, 12, 31),
+            observation_start=START,
+            observation_end=END - dt.timedelta(days=round(7 * ago)),
             holdout=0.0,
             currency="USD",
             ledger={},
             fingerprint="simulated",
             clock=self.design.purchases.clock,
         )  # fmt: skip
+        return whole if len(known) == n else whole.take(known)
 
     def assumptions(self, summary: Summary, horizon: float | None = None) -> Assumptions:
         return Assumptions(
@@ -254,38 +259,43 @@ class _World:
 
     @property
     def revenue(self) -> float:
-        return float(self.baskets[self._later].sum())
+        return float(self.baskets.amount[self._later].sum())
+
+    @property
+    def equity(self) -> float | None:
+        """Value of everybody given who each is, without a horizon; None where that has no closed form."""
+        if self.purchases.latents is None:
+            return None
+        endless = Flow(delta=math.log1p(RATE) / PER_YEAR, horizon=math.inf)
+        code = endless.code(self.design.purchases.clock == "discrete")
+        alive = self.purchases.lifetime > self.age
+        rest = np.array([loops.exponential_value(np.r_[1.0, own], code) for own in self.purchases.latents])
+        return float(MARGIN * (alive * self.baskets.mean * rest).sum())
 
     @property
     def value(self) -> float:
         wait = (self.purchases.time - self.age[self.purchases.customer])[self._later]
-        return float(MARGIN * (self.baskets[self._later] * (1 + RATE) ** (-wait / PER_YEAR)).sum())
+        return float(MARGIN * (self.baskets.amount[self._later] * (1 + RATE) ** (-wait / PER_YEAR)).sum())
 
 
-def _told(design: Design, world: _World, now: Summary, draws: Posterior, seed: int) -> dict[str, np.ndarray]:
+def _told(
+    world: _World, now: Summary, draws: Posterior, seed: int, lines: Lines | None
+) -> dict[str, np.ndarray]:
     """What each draw of the parameters says of these data: functions of both, exact at level expected."""
     from clvmodels.fit import pointwise
 
-    before = world.summary(world.age - world.past)
-    growth = (1 + RATE) ** (world.past / PER_YEAR)
-
-    def worth(summary: Summary, horizon: float) -> tuple[np.ndarray, np.ndarray]:
-        tiles = list(
-            Valuation(summary, draws, world.assumptions(summary, horizon), seed).expected(details=False)
-        )
-        value = np.concatenate([tile.value for tile in tiles])
-        return value.sum(0), value[::2].sum(0)
-
-    equity, half = worth(now, math.inf)
-    release = growth * worth(before, world.past)[0]
+    design = world.design
+    equity, half = 0.0, 0.0
+    for tile in Valuation(now, draws, world.assumptions(now, math.inf), seed).expected(details=False):
+        equity = equity + tile.sum()
+        half = half + tile.sum(tile.customers % 2 == 0)
     rows = now.fold(design.purchases.statistics)
     density = pointwise.log_density(design.purchases, draws.purchases.flat, rows.stats) @ rows.weight
-    return {
-        "log_likelihood": density,
-        "equity": equity,
-        "first_segment": half / equity,
-        "experience": equity - (growth * worth(before, math.inf)[0] - release),
-    }
+    told = {"log_likelihood": density, "equity": equity, "first_segment": half / equity}
+    if lines is not None:
+        before = world.summary(world.past)
+        told |= lines(before, now, draws, *(world.assumptions(one, math.inf) for one in (before, now)))
+    return told
 
 
 def _total(valuation: Valuation, level: str, field: str) -> np.ndarray:
