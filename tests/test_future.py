@@ -9,7 +9,7 @@ import pytest
 from builders import make_assumptions, make_posterior, make_summary
 from scipy import stats
 
-from clvmodels.artifacts import Forecast
+from clvmodels.artifacts import Forecast, Segment
 from clvmodels.equity import build as existing_equity
 from clvmodels.equity import future
 from clvmodels.fit import acquisition
@@ -214,6 +214,9 @@ def test_future_margin_of_existing_customers_is_their_equity_by_period(base):
     revenue = equity.data["revenue"].sel(level="expected", horizon="12 months").values
     # The same 200 draws and two quadratures, each to 1e-8.
     assert found.sum() == pytest.approx(0.3 * revenue.mean(), rel=1e-7)
+    halves = Segment(codes=np.arange(len(summary)) % 2, labels=("even", "odd"))
+    parts = future.existing_margin(summary, new.posterior, assumptions, ahead, 1, halves)
+    np.testing.assert_allclose(parts.sum(axis=0), found, rtol=1e-9)
 
 
 # --- how many come ---------------------------------------------------------------------------------

@@ -118,3 +118,23 @@ def test_days_before_anybody_bought_and_tables_of_summaries_are_refused():
         found.at(dt.date(2019, 12, 31))
     with pytest.raises(InputError, match=r"data\.kind is summary.*needs a log"):
         history.read(DataConfig(source="donations", kind="summary", observation_end="2001-12-31"))
+
+
+def test_amounts_by_cohort_are_those_of_the_table():
+    """Witness: the rows of the log, one by one; and summed over cohorts they are the calendar's own."""
+    config = DataConfig(source="cdnow_sample", observation_end="1997-09-30", holdout_end="1998-06-30")
+    found = summarise(config, cohorts=True)
+    calendar = found.calendar
+    by_day = np.zeros(len(calendar.day))
+    np.add.at(by_day, calendar.cohort_day.astype(int), calendar.cohort_amount)
+    np.testing.assert_allclose(by_day, calendar.first_amount + calendar.repeat_amount, rtol=1e-12)
+    months = calendar.cohort_month.astype(int).astype("datetime64[M]")
+    assert sorted(set(months.astype(str))) == ["1997-01", "1997-02", "1997-03"]
+    assert (calendar.day[calendar.cohort_day.astype(int)].astype("datetime64[M]") >= months).all()
+    first = {m: calendar.cohort_amount[months == m].sum() for m in np.unique(months)}
+    seen = found["first_amount"] + found["frequency"] * np.nan_to_num(found["monetary_value"])
+    total = seen + found["holdout_amount"]
+    for month, amount in first.items():
+        mine = found.first_day.astype("datetime64[M]") == month
+        assert amount == pytest.approx(total[mine].sum(), rel=1e-9)
+    assert not len(summarise(config).calendar.cohort_amount)

@@ -59,7 +59,10 @@ class Segment:
 class Calendar:
     """Daily totals of the log: first and repeat purchase days and their amounts.
 
-    ``day`` is datetime64[D]; it runs past ``observation_end`` where a holdout exists.
+    ``day`` is datetime64[D]; it runs past ``observation_end`` where a holdout exists. Where customers
+    still to be won are asked for, ``cohort_amount[k]`` is the amount of the summary's customers on
+    ``day[cohort_day[k]]``, first purchases included, whose first was in month ``cohort_month[k]``,
+    counted from January 1970.
     """
 
     day: np.ndarray
@@ -67,6 +70,9 @@ class Calendar:
     repeat_orders: np.ndarray
     first_amount: np.ndarray
     repeat_amount: np.ndarray
+    cohort_month: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    cohort_day: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    cohort_amount: np.ndarray = field(default_factory=lambda: np.zeros(0))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -40,6 +40,7 @@ def summarise(
     margin_column: str | None = None,
     features: tuple[str, ...] = (),
     base: Path = Path("."),
+    cohorts: bool = False,
 ) -> Summary:
     """Summary of a transaction log, or of a table of summaries, with the ledger of what was read.
 
@@ -57,6 +58,8 @@ def summarise(
         customer's purchase days in the calibration window, weighted by positive amounts.
     features
         Columns that covariates and pooling need, read as segments are; they may be empty.
+    cohorts
+        Whether the calendar has amounts by month of the first purchase.
     base
         Folder to which a relative ``config.source`` refers.
 
@@ -78,7 +81,7 @@ def summarise(
     more = tuple(name for name in features if name not in config.segments)
     config = config.model_copy(update={"segments": (*config.segments, *more)})
     with opened(config, transactions, margin_column, base, names) as source:
-        return summary_of(source, config, statistics, more)
+        return summary_of(source, config, statistics, more, cohorts)
 
 
 def summary_of(
@@ -86,6 +89,7 @@ def summary_of(
     config: DataConfig,
     statistics: tuple[Statistic, ...] = (),
     features: tuple[str, ...] = (),
+    cohorts: bool = False,
 ) -> Summary:
     """:func:`summarise` of a source that is open; ``features`` are the segments that only covariates need."""
     if config.kind == "summary":
@@ -108,7 +112,12 @@ def summary_of(
         days = source.keep(days.anti_join(left_out, "customer"))
     table = source.fetch(customers(days, config.time_unit, cleaned.end, statistics, config.clock))
     daily = source.fetch(_daily(days, cleaned.end))
-    return _assemble(source, config, cleaned, facts, excluded, table, daily, statistics, features)
+    summary = _assemble(source, config, cleaned, facts, excluded, table, daily, statistics, features)
+    if not cohorts:
+        return summary
+    found = source.fetch(_by_cohort(days, cleaned.end))
+    counted = config.time_unit if config.clock == "discrete" else "day"
+    return replace(summary, calendar=_with_cohorts(summary.calendar, found, counted))
 
 
 def check(
@@ -294,6 +303,29 @@ def _daily(days: Any, end: dt.date) -> Any:
         first_amount=joined.amount.sum(where=first),
         repeat_amount=joined.amount.sum(where=repeat),
         zero_repeats=joined.count(where=repeat & (joined.amount == 0)),
+    )
+
+
+def _by_cohort(days: Any, end: dt.date) -> Any:
+    """Amounts by day and month of the first purchase, of customers whose first is by ``end``."""
+    import ibis
+
+    firsts = days.group_by("customer").aggregate(first_day=days.day.min())
+    firsts = firsts.filter(firsts.first_day <= ibis.date(end.isoformat()))
+    firsts = firsts.select("customer", month=periods.start_of(firsts.first_day, "month"))
+    joined = days.join(firsts, "customer")
+    grouped = joined.group_by("month", "day").aggregate(amount=joined.amount.sum())
+    return grouped.order_by("month", "day")
+
+
+def _with_cohorts(calendar: Calendar, found: Any, counted: str) -> Calendar:
+    """The calendar with what :func:`_by_cohort` found."""
+    first = int(periods.number(calendar.day[0], counted))
+    return replace(
+        calendar,
+        cohort_month=found["month"].to_numpy().astype("datetime64[M]").astype(float),
+        cohort_day=(periods.number(found["day"].to_numpy(), counted) - first).astype(float),
+        cohort_amount=_floats(found["amount"]),
     )
 
 

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from clvmodels.artifacts import Assumptions, Check, Equity, Forecast, Posterior, Summary
+from clvmodels.artifacts import Assumptions, Check, Equity, Forecast, Posterior, Segment, Summary
 from clvmodels.equity.bridge import FutureEquity
 from clvmodels.errors import InputError
 from clvmodels.numerics.discounting import OFFSET
@@ -25,6 +25,8 @@ POOL = 256
 """Customers simulated per draw, whose spread becomes that of a cohort's value."""
 EXACT = 200
 """Customers of a cohort from which on the spread of its value is taken to be normal."""
+CHART_COHORTS = 8
+"""Cohorts of existing customers, at most, in the chart of margins."""
 CHART_DRAWS = 200
 """Draws, evenly spread, over which the existing customers' margin by period is averaged."""
 AGREE = 1e-10
@@ -327,12 +329,24 @@ def _agree(found: Cohorts) -> Check:
 
 
 def existing_margin(
-    summary: Summary, posterior: Posterior, assumptions: Assumptions, forecast: Forecast, seed: int
+    summary: Summary,
+    posterior: Posterior,
+    assumptions: Assumptions,
+    forecast: Forecast,
+    seed: int,
+    groups: Segment | None = None,
 ) -> np.ndarray:
     """Expected margin of the existing customers by period to come, undiscounted, shape (period,).
 
-    Mean over ``CHART_DRAWS`` draws.
+    With ``groups`` that of each, shape (group, period). Mean over ``CHART_DRAWS`` draws.
     """
+    if groups is not None:
+        parts = []
+        for code in range(len(groups.labels)):
+            some = np.flatnonzero(groups.codes == code)
+            assumed = replace(assumptions, margin=assumptions.margin[some])
+            parts.append(existing_margin(summary.take(some), posterior, assumed, forecast, seed))
+        return np.array(parts)
     picks = np.linspace(0, len(posterior) - 1, min(len(posterior), CHART_DRAWS)).round().astype(int)
     purchases, spend = (draws[None, picks] for draws in posterior.pairs())
     few = replace(

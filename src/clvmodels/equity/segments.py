@@ -36,13 +36,13 @@ def partitions(summary: Summary, survey: Survey) -> dict[str, Segment]:
     return {name: part for name, part in found.items() if len(part.labels) > 1}
 
 
-def cohorts(first_day: np.ndarray) -> Segment:
-    """Month, quarter or year of the first purchase."""
+def cohorts(first_day: np.ndarray, most: int = COHORTS) -> Segment:
+    """Month, quarter or year of the first purchase: the finest with at most so many."""
     month = first_day.astype("datetime64[M]").astype(int)
     form, length = next(
         (form, length)
         for form, length in _FORMATS
-        if len(np.unique(month // length)) <= COHORTS or length == _FORMATS[-1][1]
+        if len(np.unique(month // length)) <= most or length == _FORMATS[-1][1]
     )
     codes, index = np.unique(month // length, return_inverse=True)
     each = 12 // length

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 
 from clvmodels.artifacts import DAYS_PER_UNIT, Assumptions, Equity, Summary
+from clvmodels.equity.future import CHART_COHORTS
+from clvmodels.equity.segments import cohorts
 from clvmodels.report import figures as f
 from clvmodels.report.text import SPACE, duration, long_date
 
@@ -83,6 +85,7 @@ def block(summary: Summary, assumptions: Assumptions, equity: Equity, statistics
             {"end": str(end), "customers": statistics(draws, unit="customers", level=base)}
             for end, draws in zip(ends, data["expected"].transpose("period", "draw").values, strict=True)
         ],
+        "cohorts": [str(label) for label in data["acquired"].values],
         "past": _past(summary, data, period, float(np.mean(assumptions.margin)), money),
         "margin": _margin(data, ends, year, period, money, base),
     }
@@ -103,6 +106,7 @@ def _past(summary: Summary, data: Any, period: float, margin: float, money: str)
     edges = _ends(summary, period, np.r_[number[0] - 1, number]) if len(won) else ends
     place = np.searchsorted(edges, calendar.day, side="left") - 1
     inside = (place >= 0) & (place < len(won))
+    cohorts = _cohort_amounts(summary, data["acquired"].values, place, len(won)) * margin
     out = []
     for k, end in enumerate(ends):
         days = inside & (place == k)
@@ -115,8 +119,26 @@ def _past(summary: Summary, data: Any, period: float, margin: float, money: str)
                 "customers": {"value": won[k], "unit": "customers"},
                 "first_orders": {"value": first if len(calendar.day) else None, "unit": money},
                 "repeat_orders": {"value": repeat if len(calendar.day) else None, "unit": money},
+                "cohorts": cohorts[:, k].tolist(),
             }
         )
+    return out
+
+
+def _cohort_amounts(summary: Summary, labels: np.ndarray, place: np.ndarray, periods: int) -> np.ndarray:
+    """Amounts of past periods by cohort of the first purchase, shape (cohort, period); empty if unknown."""
+    calendar = summary.calendar
+    if not len(calendar.cohort_amount):
+        return np.zeros((0, periods))
+    months = calendar.cohort_month.astype(int).astype("datetime64[M]")
+    found = cohorts(np.r_[summary.first_day, months.astype("datetime64[D]")], CHART_COHORTS)
+    code = found.codes[len(summary) :]
+    if found.labels != tuple(labels):
+        return np.zeros((0, periods))
+    at = place[calendar.cohort_day.astype(int)]
+    inside = (at >= 0) & (at < periods)
+    out = np.zeros((len(labels), periods))
+    np.add.at(out, (code[inside], at[inside]), calendar.cohort_amount[inside])
     return out
 
 
@@ -131,7 +153,8 @@ def _margin(
             "end": str(end),
             "unit": money,
             "level": base,
-            "existing": float(data["existing_margin"].values[t]),
+            "existing": float(data["existing_margin"].values[:, t].sum()),
+            "cohorts": data["existing_margin"].values[:, t].tolist(),
             "won": [float(of_cohort[years == y, t].sum()) for y in np.unique(years)],
         }
         for t, end in enumerate(ends)
@@ -225,11 +248,16 @@ def rows(table: Mapping[str, Any], flat: Any) -> Iterator[tuple[Any, ...]]:
     for entry in block["past"]:
         for name in ("customers", "first_orders", "repeat_orders"):
             yield f"past_{name}", entry["end"], "", "value", entry[name]["value"], entry[name]["unit"]
+        money = entry["first_orders"]["unit"]
+        for label, value in zip(block["cohorts"], entry["cohorts"], strict=False):
+            yield f"past_margin_won_in_{label}", entry["end"], "", "value", value, money
     for entry in block["rate"]:
         for statistic, value in flat(entry["customers"]):
             yield "customers", entry["end"], entry["customers"]["level"], statistic, value, "customers"
     for entry in block["margin"]:
         yield "margin_existing", entry["end"], entry["level"], "mean", entry["existing"], entry["unit"]
+        for label, value in zip(block["cohorts"], entry["cohorts"], strict=True):
+            yield f"margin_won_in_{label}", entry["end"], entry["level"], "mean", value, entry["unit"]
         for k, value in enumerate(entry["won"], start=1):
             yield f"margin_won_in_year_{k}", entry["end"], entry["level"], "mean", value, entry["unit"]
 
@@ -252,8 +280,8 @@ def figures(table: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:
     if block["forecast"] != "none":
         out["future_margin"] = (
             margin_by_cohort(block, table["currency"]),
-            "Margin by quarter, stacked by when customers were won: in the past from first and repeat "
-            "orders; ahead the expected margin, undiscounted, before acquisition cost. The existing "
+            "Margin by quarter, stacked by when customers were won: in the past from the log's first and "
+            "repeat orders; ahead the expected margin, undiscounted, before acquisition cost. The existing "
             "customers' part is the mean of 200 draws.",
         )
     return out
@@ -284,27 +312,35 @@ def customers_won(block: Mapping[str, Any], ax: Any = None) -> Any:
 
 @f._styled
 def margin_by_cohort(block: Mapping[str, Any], currency: str, ax: Any = None) -> Any:
-    """Margin by quarter: past first and repeat orders, then existing and future customers stacked."""
+    """Margin by quarter, stacked by cohort: what the log has, then what is expected."""
     figure, ax = f._axes(ax, 8.8, 3.2)
     months = 3 if len(block["margin"]) > 8 else 1
     past, ahead = _quarters(block["past"], months, True), _quarters(block["margin"], months, False)
     if all(e["first_orders"]["value"] is None for group in past for e in group):
         past = []
-    count = len(ahead[0][0]["won"]) if ahead else 0
-    shades = [f.MODEL, "#6f97bf", f.PALE, "#cddbe8", f.FAINT]
-    hatches = ["", "////", "", "....", ""]
+    names = block["cohorts"]
+    known = bool(past) and bool(past[0][0]["cohorts"])
+    won = len(ahead[0][0]["won"]) if ahead else 0
+    greys = [str(shade) for shade in np.linspace(0.88, 0.42, max(len(names), 2))]
+    shades, hatches = [f.MODEL, "#6f97bf", f.PALE, "#cddbe8", f.FAINT], ["", "////", "", "....", ""]
     ticks, labels = [], []
     for x, group in enumerate([*past, *ahead]):
-        if x < len(past):
+        parts: list[tuple[float, str, str, str]] = []
+        if x < len(past) and not known:
             parts = [
                 (sum(e["repeat_orders"]["value"] for e in group), "#8d99a6", "", "past: repeat orders"),
                 (sum(e["first_orders"]["value"] for e in group), "#c9d0d7", "", "past: first orders"),
             ]
         else:
-            parts = [(sum(e["existing"] for e in group), f.GREY, "", "existing customers")]
-            for k in range(count):
-                name = f"won in year {k + 1}"
-                parts.append((sum(e["won"][k] for e in group), shades[k % 5], hatches[k % 5], name))
+            parts = [
+                (sum(e["cohorts"][k] for e in group), greys[k], "", f"won in {name}")
+                for k, name in enumerate(names)
+            ]
+        if x >= len(past):
+            parts += [
+                (sum(e["won"][k] for e in group), shades[k % 5], hatches[k % 5], f"to be won in year {k + 1}")
+                for k in range(won)
+            ]
         low = 0.0
         for height, colour, hatch, name in parts:
             new = name not in ax.get_legend_handles_labels()[1]

@@ -203,6 +203,7 @@ def _future(
     gate: tuple[Check, ...],
 ) -> tuple[Any, tuple[Check, ...]]:
     from clvmodels.equity import future
+    from clvmodels.equity.segments import cohorts
 
     new = _newcomer(config, data, draws, float(np.mean(assumptions.margin)))
     cac = None
@@ -212,11 +213,13 @@ def _future(
     elif acquisition is not None:
         cac = acquisition["cac"].sel(channel=ALL).values
     found, checks = future.build(new, forecast, assumptions, result, cac, config.seed)
+    acquired = cohorts(data.first_day, future.CHART_COHORTS)
     found["existing_margin"] = (
-        ("period",),
-        future.existing_margin(data, draws, assumptions, forecast, config.seed),
+        ("acquired", "period"),
+        future.existing_margin(data, draws, assumptions, forecast, config.seed, acquired),
         {"unit": result.currency},
     )
+    found.coords["acquired"] = list(acquired.labels)
     found.attrs["gate"] = json.dumps([asdict(one) for one in gate])
     return found, checks
 

@@ -94,6 +94,7 @@ def summarise(config: Config, transactions: Any) -> Summary:
         margin_column=margin.column if isinstance(margin, MarginByColumn) else None,
         features=config.models.columns,
         base=config.base,
+        cohorts=config.future is not None,
     )
 
 
