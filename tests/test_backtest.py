@@ -229,7 +229,7 @@ def test_expected_purchases_since_acquisition_are_the_papers(past):
         exact = (a + b - 1) / (a - 1) * (1 - (alpha / (alpha + t)) ** r * f)
         assert daily[: 7 * t].sum() == pytest.approx(float(exact), rel=1e-8)
     back = 7 * np.arange(20)
-    weekly = horizons.in_window(valuation, past.per_unit, back)[0]
+    weekly = horizons.in_window(valuation, past.per_unit, back)[0][0]
     age = np.rint(7 * summary["T"]).astype(int)
     upto = np.r_[0.0, daily.cumsum()]
     assert weekly.sum() == pytest.approx((upto[age] - upto[np.maximum(age - back[-1], 0)]).sum(), rel=1e-12)

@@ -21,7 +21,7 @@ from clvmodels.fit.graph import Target
 from clvmodels.fit.links import Design, LinkedTarget
 from clvmodels.fit.priors import measure, resolve
 from clvmodels.models import links, registry
-from clvmodels.value import Natives, Valuation, valuation
+from clvmodels.value import Flow, Natives, Valuation, horizons, valuation
 
 BG, GG = registry.purchases("bg_nbd"), registry.spend("gamma_gamma")
 THETA = {"r": 0.8, "alpha": 8.0, "a": 0.8, "b": 2.4}
@@ -630,6 +630,44 @@ def test_combinations_and_cohorts(unbalanced):
     ids = Segment(codes=np.arange(len(half)), labels=tuple(f"{i:05}" for i in range(len(half))))
     with pytest.raises(InputError, match="nearly an id"):
         pooled(replace(unbalanced, features={"segment": ids}))
+
+
+# ---------------------------------------------------------------- horizons
+
+
+def test_totals_ahead_are_sums_over_patterns(people, posterior):
+    """Of two customers of each pattern, and of what their own draws say of each alone."""
+    few = people.take(np.sort(np.unique(Natives.of(posterior.purchases, people).index, return_index=True)[1]))
+    few = few.take(np.repeat(np.arange(len(few)), 2))
+    draws, plain = posterior.thinned(40), make_assumptions(few)
+    groups = np.stack([np.zeros(len(few), int), 1 + few.features["channel"].codes], axis=1)
+    flows = [Flow(delta=0.0, horizon=13.0), Flow(delta=0.0, start=13.0, horizon=39.0)]
+    found = horizons.expected(valuation(few, draws, plain, 1), flows, groups, 4)
+    np.testing.assert_allclose(found.total[:, 1:].sum(axis=1), found.total[:, 0], rtol=1e-12)
+    buys, pays = (Natives.of(part, few) for part in (draws.purchases, draws.spend))
+    for i in (0, 7, 20):
+        alone = make_posterior(
+            ("bg_nbd", buys.draws(int(buys.index[i]))), ("gamma_gamma", pays.draws(int(pays.index[i])))
+        )
+        one = few.take(np.array([i]))
+        assumed = replace(plain, margin=plain.margin[[i]])
+        own = horizons.expected(Valuation(one, alone, assumed, 1), flows, np.zeros((1, 1), int), 1)
+        np.testing.assert_allclose(found.orders[i], own.orders[0], rtol=1e-9)
+        np.testing.assert_allclose(found.margin[i], own.margin[0], rtol=1e-9)
+        assert found.spend[i] == pytest.approx(own.spend[0], rel=1e-9)
+    drawn = horizons.simulated(valuation(few, draws, plain, 1), [13.0, 39.0], groups, 4)
+    # Each draw of a total has the expected one as its mean given the parameters.
+    upto = found.total.cumsum(axis=2)
+    for totals in (drawn.latent, drawn.predictive):
+        gap = (totals - upto)[:, 0]
+        assert (abs(gap.mean(axis=-1)) < 4 * gap.std(axis=-1) / np.sqrt(40)).all()
+    orders, paid = horizons.in_window(valuation(few, draws, plain, 1), 7.0, 7 * np.arange(5))
+    parts = [
+        horizons.in_window(part, 7.0, 7 * np.arange(5))
+        for part, _ in valuation(few, draws, plain, 1).each(lambda part, members: (part, members))
+    ]
+    np.testing.assert_allclose(sum(part[0] for part in parts), orders, rtol=1e-12)
+    assert (paid > 0).all()
 
 
 # ---------------------------------------------------------------- what if, new customers, effects on value

@@ -76,6 +76,14 @@ def test_effects_stand_in_every_file(run):
     assert run.summary["pooling"][0]["sd"]["mean"] == 0.3
 
 
+def test_shared_shocks_reach_customers_who_differ(run):
+    """Level systematic: as many draws, the same centre, and wider, for shocks do not diversify."""
+    predictive, systematic = (run.equity.total(level) for level in ("predictive", "systematic"))
+    ratio = systematic / predictive
+    assert abs(np.log(ratio).mean()) < 4 * np.log(ratio).std() / np.sqrt(len(ratio)) + ratio.var()
+    assert np.log(systematic).std() > np.log(predictive).std()
+
+
 def test_a_run_with_effects_is_read_back(run, log):
     again = clv.load(run.path)
     assert again.draws.purchases.effects.names == ("purchase: age", "purchase: age (missing)")
@@ -107,3 +115,23 @@ def test_a_column_that_is_not_there(log):
     models = {"covariates": {"purchase": ["agee"]}}
     with pytest.raises(InputError, match="has no column 'agee'; did you mean 'age'"):
         clv.check(CONFIG | {"models": models}, log)
+
+
+def test_a_backtest_knows_of_columns_what_was_known_then(log):
+    """Each origin is fitted with the scaling and the levels of its own customers; nothing later is in it."""
+    late = log.assign(channel=np.where(log["day"] > "2024-05-31", "late", log["channel"]))
+    validation = {"origins": ["2024-04-30", "2024-09-30"], "horizons": ["13 weeks"]}
+    config = CONFIG | {"validation": validation, "fit": {"draws": 1000}}
+    found = clv.backtest(config, late)
+    assert [origin.reason for origin in found.backtest.origins] == [None, None]
+    first, last = found.backtest.scored
+    assert (first.horizons, last.horizons) == (("13 weeks",),) * 2
+    rows = found.scores[found.scores["group"] == ""]
+    assert set(rows["level"]) >= {"expected", "latent", "predictive"}
+    # Customers of the origin, whatever comes later: a log that ends there gives the same forecast.
+    cut = late[late["day"] <= "2024-07-30"]
+    again = clv.backtest(config | {"validation": validation | {"origins": ["2024-04-30"]}}, cut)
+    one, two = (run.backtest.scored[0].data["total"] for run in (found, again))
+    np.testing.assert_array_equal(one, two)
+    shown = found.scores.query("origin == '2024-04-30' and column == 'channel'")
+    assert set(shown["group"]) == {"ads", "fair", "web"}

@@ -12,6 +12,8 @@ exchangeable levels, and a centred cumulative sum for a random walk over ordered
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -216,6 +218,15 @@ def combined(summary: Any, by: Sequence[str]) -> tuple[np.ndarray, tuple[str, ..
     place = np.empty(len(names), int)
     place[order] = np.arange(len(names))
     return place[index.ravel()], tuple(names[i] for i in order)
+
+
+def fingerprint(summary: Any) -> str:
+    """sha256 of the columns that only covariates and pooling read, which a summary's own leaves out."""
+    digest = hashlib.sha256()
+    for name, segment in sorted(summary.features.items()):
+        digest.update(json.dumps([name, segment.labels]).encode())
+        digest.update(np.ascontiguousarray(segment.codes, np.int64).tobytes())
+    return digest.hexdigest()
 
 
 def patterns(terms: Sequence[Term], summary: Any) -> Patterns:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -52,8 +52,9 @@ class History:
         datetime64[D]; on a discrete clock the first day of the period, shape (purchase,).
     amount
         Millionths of the currency, int64, shape (purchase,).
-    segments
-        Column → labels and code of each customer, by the first purchase day.
+    segments, features
+        Column → labels and code of each customer, by the first purchase day; features are those that
+        only covariates and pooling read, and may be empty.
     margins
         Columns from which a margin ratio per row is averaged; empty without such a column.
     last
@@ -76,6 +77,7 @@ class History:
     currency: str
     exclude: float | None = None
     statistics: tuple[Statistic, ...] = ()
+    features: Mapping[str, tuple[tuple[str, ...], np.ndarray]] = field(default_factory=dict)
 
     @property
     def owner(self) -> np.ndarray:
@@ -168,6 +170,7 @@ class History:
             columns=columns,
             first_day=self.day[firsts][keep],
             segments={name: _labelled(*found, keep) for name, found in self.segments.items()},
+            features={name: _labelled(*found, keep) for name, found in self.features.items()},
             calendar=self._calendar(number, owner, keep, last),
             time_unit=self.time_unit,
             observation_start=self.day[firsts][keep].min().item(),
@@ -279,13 +282,14 @@ def read(
     transactions: Any = None,
     statistics: tuple[Statistic, ...] = (),
     margin_column: str | None = None,
+    features: tuple[str, ...] = (),
     base: Path = Path("."),
 ) -> History:
     """Read the whole log, up to ``holdout_end`` where the config has one.
 
     Parameters
     ----------
-    config, transactions, statistics, margin_column, base
+    config, transactions, statistics, margin_column, features, base
         As for :func:`clvmodels.data.summarise`; ``observation_end`` is not used.
 
     Raises
@@ -302,7 +306,9 @@ def read(
             "data.kind is summary: a table of frequency, recency and T has no dates, so that nothing can be "
             "refitted to an earlier day; a backtest needs a log of transactions."
         )
-    whole = config.model_copy(update={"observation_end": config.holdout_end, "holdout_end": None})
+    more = tuple(name for name in features if name not in config.segments)
+    window = {"observation_end": config.holdout_end, "holdout_end": None}
+    whole = config.model_copy(update={**window, "segments": (*config.segments, *more)})
     with opened(whole, transactions, margin_column, base, [s.name for s in statistics]) as source:
         cleaned = clean(source, whole)
         rows = cleaned.rows.filter(cleaned.rows.day <= ibis.date(cleaned.end.isoformat()))
@@ -326,10 +332,10 @@ def read(
     new = np.r_[True, pc.not_equal(ids[1:], ids[:-1]).to_numpy(zero_copy_only=False)]
     start = np.flatnonzero(new)
     segments = {}
-    for name, column in zip(names, config.segments, strict=True):
+    for name, column in zip(names, whole.segments, strict=True):
         values = table[name].take(pa.array(start)).combine_chunks().cast(pa.string())
         values = pc.fill_null(values, "")
-        if empty := pc.sum(pc.equal(values, "")).as_py():
+        if column not in more and (empty := pc.sum(pc.equal(values, "")).as_py()):
             raise InputError(
                 f"{column!r} is empty on the first purchase day of {empty:,} of {len(values):,} customers: "
                 "fill it, for instance with 'unknown', or take it out of data.segments."
@@ -342,7 +348,8 @@ def read(
         start=np.r_[start, table.num_rows],
         day=table["day"].to_numpy().astype("datetime64[D]"),
         amount=_millionths(table["amount"]),
-        segments=segments,
+        segments={name: part for name, part in segments.items() if name not in more},
+        features={name: part for name, part in segments.items() if name in more},
         margins={name: np.nan_to_num(table[name].cast(pa.float64()).to_numpy()) for name in extra},
         last=cleaned.end,
         time_unit=whole.time_unit,

@@ -19,6 +19,7 @@ import numpy as np
 from clvmodels import config as settings
 from clvmodels.artifacts import DAYS_PER_UNIT, Posterior, Summary
 from clvmodels.config import Config, MarginByColumn
+from clvmodels.effects import fingerprint
 from clvmodels.errors import ConvergenceError, InputError
 from clvmodels.run.stages import (
     Clock,
@@ -27,7 +28,6 @@ from clvmodels.run.stages import (
     load_config,
     margins,
     new_folder,
-    refuse_effects,
     refuse_existing,
     statistics,
     versions,
@@ -144,7 +144,7 @@ def backtest(
     kept = None if cache is None else Path(cache)
     fitting.check_model(config.models.purchases, "purchases")
     fitting.check_model(config.models.spend, "spend")
-    refuse_effects(config, "a backtest")
+    fitting.check_effects(config.models)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         tell("reading transactions", None)
@@ -154,6 +154,7 @@ def backtest(
             transactions=transactions,
             statistics=statistics(config),
             margin_column=margin.column if isinstance(margin, MarginByColumn) else None,
+            features=config.models.columns,
             base=config.base,
         )
         horizons, left_out = plan_horizons(config, history)
@@ -352,11 +353,16 @@ def _unscored(day: dt.date, customers: int, reason: str) -> Origin:
 
 
 def _fitted(config: Config, summary: Summary) -> Posterior | str:
-    """A posterior that passed the gate, or why there is none."""
+    """A posterior that passed the gate, or why there is none; effects are those of that day's customers."""
     from clvmodels import fit as fitting
+    from clvmodels.data import design
 
+    models = config.models
     try:
-        draws = fitting.fit(summary, config.models.purchases, config.models.spend, config.fit, config.seed)
+        draws = fitting.fit(
+            summary, models.purchases, models.spend, config.fit, config.seed,
+            terms=design.terms(models, summary),
+        )  # fmt: skip
     except InputError as error:
         return str(error)
     failed = [check.sentence for check in fitting.gate(draws) if check.passed is False]
@@ -404,7 +410,7 @@ def _key(config: Config, summary: Summary, horizons: Sequence[Horizon]) -> str:
 
     document = {
         "record": RECORD,
-        "data": summary.fingerprint,
+        "data": [summary.fingerprint, fingerprint(summary)],
         "models": config.models.model_dump(mode="json"),
         "fit": config.fit.model_dump(mode="json"),
         "margin": config.value.model_dump(mode="json")["margin"],

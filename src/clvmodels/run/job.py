@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -33,6 +33,9 @@ from clvmodels.run.stages import (
     summarise,
     versions,
 )
+
+if TYPE_CHECKING:
+    from clvmodels.value import AnyValuation
 
 
 @dataclass(frozen=True)
@@ -485,7 +488,6 @@ def valued(
     """
     from clvmodels import equity, validate
     from clvmodels import fit as fitting
-    from clvmodels.equity.sensitivity import BETTER
     from clvmodels.report import tables
     from clvmodels.validate import systematic
     from clvmodels.value import Valuation
@@ -503,12 +505,13 @@ def valued(
     result, more = newcomers.add(config, data, draws, assumptions, result, known, progress)
     gate = (*gate, *more)
     pass_gate(gate, config, folder, draws, data)
-    weather = systematic.of_window(valuation, config.seed) if isinstance(valuation, Valuation) else None
-    if isinstance(valuation, Valuation) and survey and weather and weather.reason is None:
+    weather = systematic.of_window(valuation, config.seed)
+    if weather.reason is None:
         bands = result.data["bands"].mean("draw").values
         found = systematic.effects(weather, valuation, bands, config.seed)
-        # What customers cost is paid in any weather; 1 where they cost nothing.
-        moved = (survey.changed["spend"] - survey.equity).mean() / (BETTER * survey.equity.mean())
+        moved = 1.0
+        if assumptions.cost_source:
+            moved = _of_purchases(valuation) / result.total(result.levels[0]).mean()
         result = equity.with_shocks(result, 1 + moved * (found.value - 1), found.orders, found.revenue)
     clock.lap("value")
     if progress:
@@ -519,7 +522,7 @@ def valued(
     if tested is not None:
         block = backtesting.on_page_one(tested, valuation, result.levels[0])
         met = (*met, *(Check(**check) for check in tested["checks"]))
-    checks = (*gate, *met, *(systematic.checks(weather) if weather else ()))
+    checks = (*gate, *met, *systematic.checks(weather))
     diagnostics = {"converged": converged(gate)}
     table = tables.build(
         data, draws, assumptions, result, checks, config, versions(), diagnostics, arrays, block
@@ -528,6 +531,15 @@ def valued(
         data=data, draws=draws, result=result, summary=table, checks=checks, arrays=arrays,
         config=config, assumptions=assumptions, path=folder,
     )  # fmt: skip
+
+
+def _of_purchases(valuation: AnyValuation) -> float:
+    """Mean value without what customers cost, which is paid in any weather."""
+    from clvmodels.value import valuation as any_valuation
+
+    free = replace(valuation.assumptions, cost_alive=0.0, cost_addressed=0.0)
+    alone = any_valuation(valuation.summary, valuation.posterior, free, valuation.seed)
+    return float(sum(alone.expected(details=False, then=lambda tile: tile.sum().mean())))
 
 
 def finish(run: Run, folder: Path | None, overwrite: bool, tell: Progress) -> Run:

@@ -36,8 +36,8 @@ from clvmodels.data.history import History
 from clvmodels.numerics.discounting import Flow
 from clvmodels.validate import systematic
 from clvmodels.validate.compare import ranked_probability
-from clvmodels.value import Valuation
 from clvmodels.value import horizons as ahead
+from clvmodels.value import valuation as any_valuation
 from clvmodels.value.horizons import MEASURES
 
 RECORD = 2
@@ -236,13 +236,13 @@ def evaluate(
     plain = Assumptions(
         margin=margin, margin_source="", annual_discount_rate=0.0, units_per_year=1.0, horizon=lengths[-1]
     )
-    valuation = Valuation(summary, draws, plain, seed)
+    valuation = any_valuation(summary, draws, plain, seed)
     nobody = np.zeros((len(summary), 1), np.int64)
     mean = ahead.expected(valuation, [Flow(delta=0.0, horizon=length) for length in lengths], nobody, 1)
     member, names = _groups(summary, mean.margin[:, -1], seed)
     drawn = ahead.simulated(valuation, lengths, member, len(names))
     weeks = _weeks(history, summary, position, draws, plain, horizons[-1].steps, seed)
-    factor, weather = _shared(history, weeks, draws, horizons, seed)
+    factor, weather = _shared(history, summary, weeks, draws, horizons, seed)
     predictive = drawn.predictive[:, 0]
     total = np.stack([mean.total[:, 0], drawn.latent[:, 0], predictive, predictive * factor])
 
@@ -539,18 +539,15 @@ def _weeks(
     edges = now - width * np.arange(back, -1, -1)
     later = now + np.unique(np.r_[width * np.arange(steps // width + 1), steps])
     thin = np.linspace(0, len(draws) - 1, min(THIN, len(draws))).round().astype(int)
-    few = Valuation(summary, draws.picked(thin), plain, seed)
+    few = any_valuation(summary, draws.picked(thin), plain, seed)
 
     out: dict[str, Any] = {"thin": thin}
     out["week"] = _last_days(history, edges[1:])
     out["later"] = _last_days(history, later[1:])
     out["window_orders"], out["window_revenue"] = history.weekly(position, edges)
     out["later_orders"], out["later_revenue"] = history.weekly(position, later)
-    out["window_expected_orders"] = ahead.in_window(few, history.per_unit, now - edges[::-1])[:, ::-1]
-    mean_spend = np.array(
-        [few.spend.expected_spend(theta, np.zeros(few.spend_stats.shape[1])) for theta in few.spend_draws]
-    )
-    out["window_expected_revenue"] = out["window_expected_orders"] * mean_spend[:, None]
+    orders, revenue = ahead.in_window(few, history.per_unit, now - edges[::-1])
+    out["window_expected_orders"], out["window_expected_revenue"] = orders[:, ::-1], revenue[:, ::-1]
     bounds = (later - now) / history.per_unit
     flows = [Flow(delta=0.0, start=low, horizon=high) for low, high in itertools.pairwise(bounds)]
     found = ahead.expected(few, flows, np.zeros((len(summary), 1), np.int64), 1).total[:, 0]
@@ -560,6 +557,7 @@ def _weeks(
 
 def _shared(
     history: History,
+    summary: Summary,
     weeks: Mapping[str, Any],
     draws: Posterior,
     horizons: Sequence[Horizon],
@@ -567,7 +565,7 @@ def _shared(
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """Factor of the shared shocks on each total, shape (measure, horizon, draw), and their description."""
     expected = weeks["window_expected_orders"].mean(axis=0)
-    wild = systematic.spend_variation(draws.spend.family, draws.spend.flat, seed)
+    wild = systematic.spend_variation(draws.spend, summary, seed)
     found = systematic.estimate(
         weeks["window_orders"], expected, weeks["window_revenue"], wild, len(draws), seed
     )

@@ -15,11 +15,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from clvmodels.artifacts import DAYS_PER_UNIT, Check
+from clvmodels.artifacts import DAYS_PER_UNIT, Check, FamilyPosterior, Summary
 from clvmodels.fit import shocks
 from clvmodels.models import registry
 from clvmodels.models.family import SpendFamily
-from clvmodels.value import Valuation
+from clvmodels.value import AnyValuation, Natives
+from clvmodels.value import valuation as any_valuation
 from clvmodels.value.horizons import in_window
 
 THIN = 50
@@ -28,6 +29,8 @@ LONGEST = 522
 """Weeks (periods) of a path: ten years; what is later keeps the factor of the last."""
 WORLD = 20_000
 """Baskets simulated for their coefficient of variation."""
+SAMPLED = 500
+"""Customers whose baskets these are, where customers differ."""
 FLOOR = 1e-4
 """Smallest variance of a mean basket's logarithm."""
 
@@ -103,11 +106,23 @@ def variation(family: SpendFamily, theta: Sequence[float], seed: int) -> float:
     return float(amount.std() / amount.mean())
 
 
-def spend_variation(name: str, theta: np.ndarray, seed: int) -> float:
-    """:func:`variation` of a family by name at the mean of its draws, shape (draw, parameter)."""
-    family = registry.get(name)
-    assert isinstance(family, SpendFamily)
-    return variation(family, theta.mean(axis=0), seed)
+def spend_variation(part: FamilyPosterior, summary: Summary, seed: int) -> float:
+    """:func:`variation` at the posterior mean; with effects, over customers of these patterns."""
+    family = registry.spend(part.family)
+    if part.effects is None:
+        return variation(family, part.flat.mean(axis=0), seed)
+    rng = np.random.default_rng(seed)
+    who = rng.choice(np.flatnonzero(summary.spenders), SAMPLED)
+    found = Natives.of(part, summary)
+    distinct, place = np.unique(found.index[who], return_inverse=True)
+    means = np.array([found.draws(int(pattern)).mean(axis=0) for pattern in distinct])
+    rows = np.repeat(means[place], WORLD // SAMPLED, axis=0)
+    varies = (means != means[:1]).any(axis=0)
+    theta = {
+        name: rows[:, j] if varies[j] else float(means[0, j]) for j, name in enumerate(family.parameter_names)
+    }
+    amount = family.simulate(theta, np.ones(len(rows), int), rng).amount
+    return float(amount.std() / amount.mean())
 
 
 def factors(paths: np.ndarray, flow: np.ndarray, until: Sequence[int]) -> np.ndarray:
@@ -142,7 +157,7 @@ class Effects:
     revenue: np.ndarray
 
 
-def of_window(valuation: Valuation, seed: int) -> Weather:
+def of_window(valuation: AnyValuation, seed: int) -> Weather:
     """Shared shocks of a run's own window, as many draws as its posterior has."""
     summary = valuation.summary
     calendar, discrete = summary.calendar, summary.clock == "discrete"
@@ -166,13 +181,13 @@ def of_window(valuation: Valuation, seed: int) -> Weather:
             for column in (calendar.repeat_orders, calendar.repeat_amount)
         )
         back, per_unit = 7.0 * np.arange(weeks + 1), DAYS_PER_UNIT[summary.time_unit]
-    few = Valuation(summary, valuation.posterior.thinned(THIN), valuation.assumptions, seed)
-    expected = in_window(few, per_unit, back.astype(int))[:, ::-1].mean(axis=0)
-    wild = variation(valuation.spend, few.spend_draws.mean(axis=0), seed)
+    few = any_valuation(summary, valuation.posterior.thinned(THIN), valuation.assumptions, seed)
+    expected = in_window(few, per_unit, back.astype(int))[0][:, ::-1].mean(axis=0)
+    wild = spend_variation(few.posterior.spend, summary, seed)
     return estimate(orders, expected, revenue, wild, len(valuation.draws), seed)
 
 
-def effects(weather: Weather, valuation: Valuation, bands: np.ndarray, seed: int) -> Effects:
+def effects(weather: Weather, valuation: AnyValuation, bands: np.ndarray, seed: int) -> Effects:
     """Factors on what a valuation summed.
 
     The weeks of a path are weighed by the expected flow of value, interpolated (monotone cubic)

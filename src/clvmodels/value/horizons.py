@@ -1,7 +1,8 @@
 """What groups of customers will do up to several horizons, undiscounted, at every level.
 
 The same latents and paths serve all horizons and all groups, so that a total and its parts belong
-to one another draw by draw. Nothing of size draws × customers is kept.
+to one another draw by draw. Nothing of size draws × customers is kept. Customers who differ in their
+parameters are worked out pattern by pattern.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import numpy as np
 
 from clvmodels.numerics import groups, loops
 from clvmodels.numerics.discounting import Flow
+from clvmodels.value.patterns import AnyValuation
 from clvmodels.value.residual import make_schedule, tabulate
 from clvmodels.value.stream import Valuation
 from clvmodels.value.threads import ordered
@@ -65,7 +67,7 @@ class Simulated:
     sampled: np.ndarray
 
 
-def expected(valuation: Valuation, flows: Sequence[Flow], member: np.ndarray, count: int) -> Expected:
+def expected(valuation: AnyValuation, flows: Sequence[Flow], member: np.ndarray, count: int) -> Expected:
     """Expected purchases, revenue and margin in windows of the future.
 
     Parameters
@@ -77,6 +79,18 @@ def expected(valuation: Valuation, flows: Sequence[Flow], member: np.ndarray, co
     count
         Number of groups over all groupings.
     """
+    n = len(valuation.summary)
+    total = np.zeros((len(MEASURES), count, len(flows), len(valuation.draws)))
+    orders, margins, spends = np.empty((n, len(flows))), np.empty((n, len(flows))), np.empty(n)
+    for customers, part in valuation.each(
+        lambda one, members: (members, _expected(one, flows, member[members], count))
+    ):
+        total += part.total
+        orders[customers], margins[customers], spends[customers] = part.orders, part.margin, part.spend
+    return Expected(total=total, orders=orders, margin=margins, spend=spends)
+
+
+def _expected(valuation: Valuation, flows: Sequence[Flow], member: np.ndarray, count: int) -> Expected:
     draws, rows, n = valuation.draws, valuation.rows, len(valuation.summary)
     table = tabulate(valuation.purchases, draws, rows.stats, flows)
     order = np.lexsort((np.arange(n), rows.index))
@@ -117,7 +131,9 @@ def expected(valuation: Valuation, flows: Sequence[Flow], member: np.ndarray, co
     return Expected(total=total, orders=orders, margin=margins, spend=spends)
 
 
-def simulated(valuation: Valuation, horizons: Sequence[float], member: np.ndarray, count: int) -> Simulated:
+def simulated(
+    valuation: AnyValuation, horizons: Sequence[float], member: np.ndarray, count: int
+) -> Simulated:
     """Draws of purchases, revenue and margin of groups in (T, T + horizon].
 
     Parameters
@@ -127,6 +143,18 @@ def simulated(valuation: Valuation, horizons: Sequence[float], member: np.ndarra
     member, count
         As for :func:`expected`.
     """
+    n, size = len(valuation.summary), len(horizons)
+    total = np.zeros((2, len(MEASURES), count, size, len(valuation.draws)))
+    bought, sampled = np.empty((n, size)), np.empty((n, size, min(SAMPLED, len(valuation.draws))))
+    for customers, part in valuation.each(
+        lambda one, members: (members, _simulated(one, horizons, member[members], count))
+    ):
+        total += np.stack([part.latent, part.predictive])
+        bought[customers], sampled[customers] = part.bought, part.sampled
+    return Simulated(latent=total[0], predictive=total[1], bought=bought, sampled=sampled)
+
+
+def _simulated(valuation: Valuation, horizons: Sequence[float], member: np.ndarray, count: int) -> Simulated:
     family, spend, n = valuation.purchases, valuation.spend, len(valuation.summary)
     ends = np.asarray(horizons, float)
     flows = [Flow(delta=0.0, horizon=end) for end in ends]
@@ -210,8 +238,8 @@ def from_acquisition(valuation: Valuation, steps: int, per_unit: float) -> np.nd
     return rate.reshape(len(rate), steps, -1) @ weights
 
 
-def in_window(valuation: Valuation, per_unit: float, back: np.ndarray) -> np.ndarray:
-    """Expected repeat purchases in windows of the past, given first days and parameters alone.
+def in_window(valuation: AnyValuation, per_unit: float, back: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Expected repeat purchases in windows of the past, and revenue, given first days and parameters alone.
 
     Parameters
     ----------
@@ -223,8 +251,24 @@ def in_window(valuation: Valuation, per_unit: float, back: np.ndarray) -> np.nda
 
     Returns
     -------
-    Shape (draw, window).
+    orders, revenue
+        Shape (draw, window) each; revenue at the mean spend of the population, currency.
     """
+
+    def work(one: Valuation, _: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        orders, nobody = _in_window(one, per_unit, back), np.zeros(one.spend_stats.shape[1])
+        spend = np.array([one.spend.expected_spend(theta, nobody) for theta in one.spend_draws])
+        return orders, orders * spend[:, None]
+
+    shape = len(valuation.draws), len(back) - 1
+    orders, revenue = np.zeros(shape), np.zeros(shape)
+    for some, paid in valuation.each(work):
+        orders += some
+        revenue += paid
+    return orders, revenue
+
+
+def _in_window(valuation: Valuation, per_unit: float, back: np.ndarray) -> np.ndarray:
     age = np.rint(valuation.summary["T"] * per_unit).astype(int)
     size = int(max(age.max(), back[-1])) + 1
     daily = from_acquisition(valuation, size, per_unit)

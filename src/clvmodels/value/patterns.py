@@ -186,20 +186,35 @@ class PatternedValuation:
             window=float(self.summary["T"].max()),
         )
 
+    def each(self, work: Callable[[Valuation, np.ndarray], Any]) -> Iterator[Any]:
+        """What is made of each pattern's valuation and the positions of its customers.
+
+        Large patterns come first, one after the other on threads; then the small ones, a pattern a thread.
+        """
+        large, small = self._sizes()
+        for number in large:
+            yield work(self.part(number, self.threads), self.members[number])
+        yield from ordered(
+            lambda number: work(self.part(number, 1), self.members[number]), small, self.threads
+        )
+
     def _each(self, tiles: Callable[[Valuation, Then], Iterator[Any]], then: Then) -> Iterator[Any]:
-        """What is made of the tiles: of large patterns on threads, of small ones a pattern a thread."""
+        """What is made of the tiles, as they come: those of a large pattern are never all kept."""
 
         def each(number: int, threads: int | None) -> Iterator[Any]:
             members = self.members[number]
             return tiles(self.part(number, threads), lambda tile: then(_placed(tile, members)))
 
-        numbers = range(len(self.members))
-        for number in numbers:
-            if len(self.members[number]) > TILE:
-                yield from each(number, self.threads)
-        few = [number for number in numbers if len(self.members[number]) <= TILE]
-        for found in ordered(lambda number: list(each(number, 1)), few, self.threads):
+        large, small = self._sizes()
+        for number in large:
+            yield from each(number, self.threads)
+        for found in ordered(lambda number: list(each(number, 1)), small, self.threads):
             yield from found
+
+    def _sizes(self) -> tuple[list[int], list[int]]:
+        """Patterns of more customers than a tile, and the others."""
+        large = [number for number, members in enumerate(self.members) if len(members) > TILE]
+        return large, [number for number, members in enumerate(self.members) if len(members) <= TILE]
 
 
 def _plain(part: FamilyPosterior, draws: np.ndarray) -> FamilyPosterior:

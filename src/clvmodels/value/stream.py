@@ -207,6 +207,10 @@ class Valuation:
         cut = [replace(f, start=min(f.start, end), horizon=min(f.horizon, end)) for f in flows]
         return cost * span(cut, self.purchases.clock == "discrete")
 
+    def each(self, work: Callable[[Valuation, np.ndarray], Any]) -> Iterator[Any]:
+        """What is made of the customers who share native draws, and their positions: here, of all."""
+        yield work(self, np.arange(len(self.summary)))
+
     def _tiles(self) -> list[np.ndarray]:
         return [self.order[low : low + TILE] for low in range(0, len(self.order), TILE)]
 
