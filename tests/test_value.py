@@ -18,6 +18,7 @@ from clvmodels.models import registry
 from clvmodels.numerics.discounting import Flow, schedule
 from clvmodels.value import Valuation, stream
 from clvmodels.value.residual import residual, tabulate
+from clvmodels.value.similar import similar
 from clvmodels.value.threads import ordered
 
 BG, GG = registry.purchases("bg_nbd"), registry.spend("gamma_gamma")
@@ -117,6 +118,40 @@ def test_table_of_a_sharp_function():
     table, direct = interpolated_and_direct(np.array([0.243, 4.4, 20.0, 20.0]))
     assert (np.abs(table - direct) <= 2e-9 * direct.max(axis=1, keepdims=True)).all()
     np.testing.assert_allclose(table[:, :, 0], direct[:, :, 0], rtol=1e-11)
+
+
+@pytest.mark.parametrize(
+    ("name", "theta"),
+    [
+        ("bg_nbd", CDNOW),
+        ("bg_nbd", [20.0, 4.4, 0.8, 2.4]),
+        ("mbg_nbd", [0.5, 6.0, 0.9, 1.6]),
+        ("pareto_nbd", [0.55, 10.6, 0.6, 11.6]),
+        ("nbd", [0.4, 8.0]),
+    ],
+    ids=str,
+)
+def test_rates_of_one_age_serve_all_ages(name, theta):
+    """R from rates at shared s / (c + T) against R computed at each age, to 1e-10; each draw has its c."""
+    family = registry.purchases(name)
+    stats = np.array([[x, 0.0, t] for x in (0, 1, 40, 1500) for t in AGES])
+    pair = np.array([theta, np.array(theta) * [1.1, 2.0, 0.9, 1.1][: len(theta)]])
+    found = similar(family, pair, stats, TABLE_FLOWS)
+    np.testing.assert_allclose(found, residual(family, pair, stats, TABLE_FLOWS), rtol=1e-10)
+    alone = similar(family, pair, stats[:90], TABLE_FLOWS)
+    np.testing.assert_allclose(alone, found[:90], rtol=1e-10)
+
+
+def test_many_draws_take_the_rates_of_one_age(monkeypatch):
+    """The table of the same rows is the same to 1e-10 with rates of one age and with those of each."""
+    stats = np.array([[x, 0.0, t] for x in (0, 1, 7) for t in AGES])
+    some, _ = draws(60)
+    tables = []
+    for few in (10**9, 0):
+        monkeypatch.setitem(tabulate.__globals__, "_FEW", few)
+        tables.append(tabulate(BG, some, stats, TABLE_FLOWS).at(slice(0, len(stats))))
+    assert (tables[0] != tables[1]).any()
+    np.testing.assert_allclose(*tables, rtol=1e-10)
 
 
 def test_few_ages_are_not_interpolated():

@@ -27,7 +27,7 @@ from clvmodels.value import Valuation
 from clvmodels.value.residual import residual, tabulate
 
 DAYS = 365
-RATES = 13_300
+RATES = 1_760
 THETA = {
     "bg_nbd": [0.243, 30.9, 0.793, 2.426],
     "mbg_nbd": [0.525, 43.3, 0.891, 1.614],
@@ -68,7 +68,7 @@ def valuation(summary, count: int) -> Valuation:
 def work(monkeypatch):
     """Evaluations of rates and of other scalars, counted where the loops are called."""
     count: Counter[str] = Counter()
-    rates, scalars = loops.weighted_rates, loops.over_stats
+    rates, scalars, aging = loops.weighted_rates, loops.over_stats, loops.aging_rates
 
     def weighted_rates(rate, draws, stats, nodes, weights, out):
         count["rate"] += len(draws) * len(stats) * len(nodes)
@@ -78,7 +78,12 @@ def work(monkeypatch):
         count[scalar.__name__] += len(draws) * len(stats)
         scalars(scalar, draws, stats, out)
 
+    def aging_rates(rate, draws, stats, column, age, v, out):
+        count["rate"] += len(draws) * (len(v) + 1)
+        aging(rate, draws, stats, column, age, v, out)
+
     monkeypatch.setattr(loops, "weighted_rates", weighted_rates)
+    monkeypatch.setattr(loops, "aging_rates", aging_rates)
     monkeypatch.setattr(loops, "over_stats", over_stats)
     return count
 

@@ -250,6 +250,24 @@ def test_rate_depends_on_what_is_named(case):
                 assert case.family.rate(case.vector, moved, s) == before
 
 
+def test_ages_alike_where_said(case):
+    """``aging``: rate and survival at s depend on age through s / (c + T), the rate's size apart."""
+    family = case.family
+    if family.aging is None:
+        pytest.skip("rates at one age do not serve others")
+    theta = family.vector(case.theta)
+    c = case.theta[family.aging]
+    for x in (0.0, 3.0, 40.0):
+        young, old = (np.array([x, 0.0, T]) for T in (0.5 * c, 30.0 * c))
+        for v in (0.01, 1.0, 30.0):
+            pair = ((young, v * 1.5 * c), (old, v * 31.0 * c))
+            left = [family.rate(theta, row, s) / family.rate(theta, row, 0.0) for row, s in pair]
+            assert left[0] == pytest.approx(left[1], rel=1e-10)
+            if family.survival is not None:
+                there = [family.survival(theta, row, s) for row, s in pair]
+                assert there[0] == pytest.approx(there[1], rel=1e-10)
+
+
 def test_rate_falls(case):
     # A mixture of exponentials that decay; a latent rate of another form may rise.
     if case.family.latent_rate is not None:

@@ -85,6 +85,7 @@ FAMILY = PurchaseFamily(
     log_likelihood=log_likelihood,
     p_alive=p_alive,
     rate=rate,
+    aging="alpha",
     survival=survival,
     dropout="purchase",
     converges=lambda draws: bool((draws[:, 2] > 1).all()),

@@ -366,6 +366,9 @@ class PurchaseFamily(Family):
         one after the other.
     rate_depends_on
         The statistics that ``rate`` uses; the table of residual values is folded over them.
+    aging
+        The parameter c, if there is one, with which ``rate`` at s over ``rate`` at 0, and ``survival``,
+        depend on T and s through s / (c + T) alone: rates at one age then serve all ages.
     phases
         For a rate that depends on recency through :class:`Phases` alone: the table is made
         for each phase, without recency.
@@ -413,6 +416,7 @@ class PurchaseFamily(Family):
     rate: Callable[..., float]
     rates: Callable[..., None] | None = None
     rate_depends_on: tuple[str, ...] = ("frequency", "T")
+    aging: str | None = None
     phases: Phases | None = None
     survival: Callable[..., float] | None = None
     survivals: Callable[..., None] | None = None

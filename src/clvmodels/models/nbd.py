@@ -122,6 +122,7 @@ FAMILY = PurchaseFamily(
     state=("frequency", "T"),
     p_alive=p_alive,
     rate=rate,
+    aging="alpha",
     survival=survival,
     converges=lambda draws: False,
     total=total,

@@ -226,6 +226,7 @@ FAMILY = PurchaseFamily(
     log_likelihood=log_likelihood,
     p_alive=p_alive,
     rate=rate,
+    aging="beta",
     survival=survival,
     converges=lambda draws: bool((draws[:, 2] > 1).all()),
     total=total,

@@ -21,7 +21,7 @@ from typing import Literal
 
 import numba
 import numpy as np
-from numba import complex128, float64, types
+from numba import complex128, float64, types, void
 
 legendre = cache(np.polynomial.legendre.leggauss)
 """Gauss-Legendre nodes and weights; making them takes longer than using them."""
@@ -31,7 +31,6 @@ OFFSET = {"begin": 1.0, "mid": 0.5, "end": 0.0}
 
 _ERROR = 1e-13  # of the interpolation of a rate like 1/(scale + s)
 _FADED = 42.0  # exp(-42) = 6e-19: what lies beyond is below float precision
-_BLOCK = 1 << 15
 _DIRECT = 64  # opportunities of a discrete clock that are nodes themselves
 
 
@@ -61,6 +60,11 @@ class Flow:
     @property
     def undiscounted_forever(self) -> bool:
         return self.delta == 0 and np.isinf(self.horizon)
+
+    @property
+    def ends(self) -> float:
+        """Where it has faded below float precision."""
+        return self.horizon if self.delta == 0 else min(self.horizon, _FADED / self.delta)
 
     def discount(self, s: np.ndarray) -> np.ndarray:
         """Discount factor of a purchase at s."""
@@ -153,7 +157,14 @@ class Schedule:
     weights: np.ndarray
 
 
-def schedule(flows: Sequence[Flow], scale: float, *, discrete: bool = False, refine: int = 1) -> Schedule:
+def schedule(
+    flows: Sequence[Flow],
+    scale: float,
+    *,
+    discrete: bool = False,
+    refine: int = 1,
+    until: float | None = None,
+) -> Schedule:
     """Nodes and weights for flows.
 
     Parameters
@@ -167,9 +178,11 @@ def schedule(flows: Sequence[Flow], scale: float, *, discrete: bool = False, ref
         Sum over opportunities 1, 2, ... instead of the integral.
     refine
         Number of panels of as many nodes; the difference to ``refine=1`` is an error estimate.
+    until
+        Where the nodes end; by default where the last flow does.
     """
-    ends = [_end(flow) for flow in flows if not flow.undiscounted_forever]
-    end = max(ends, default=1.0)
+    ends = [flow.ends for flow in flows if not flow.undiscounted_forever]
+    end = max(ends, default=1.0) if until is None else until
     first = 0.0
     direct = np.zeros(0)
     if discrete:
@@ -205,11 +218,6 @@ def _nodes(length: float) -> int:
     return int(np.ceil(-np.log(_ERROR) / np.arcsinh(distance)))
 
 
-def _end(flow: Flow) -> float:
-    """Where a flow has faded below float precision."""
-    return flow.horizon if flow.delta == 0 else min(flow.horizon, _FADED / flow.delta)
-
-
 def _opportunity(flow: Flow, s: np.ndarray) -> np.ndarray:
     """Discount factor of opportunity s of a discrete clock."""
     offset = 0.0 if flow.timing == "continuous" else OFFSET[flow.timing]
@@ -221,7 +229,7 @@ def _product_rule(
 ) -> np.ndarray:
     """Integrals of disc(s) ℓ_j(s) over the part of one panel that lies in the window."""
     s_low = max(scale * np.expm1(low), flow.start)
-    s_high = min(scale * np.expm1(high), _end(flow))
+    s_high = min(scale * np.expm1(high), flow.ends)
     if s_high <= s_low:
         return np.zeros(len(points))
     if discrete:
@@ -240,23 +248,29 @@ def _product_rule(
             disc = flow.discount((edges[1:] + edges[:-1]) / 2)[:, None]
         mass = (disc * radius[:, None] * w * (s + scale)).ravel()
         s = s.ravel()
-    position = (np.log1p(s / scale) - (low + high) / 2) / ((high - low) / 2)
     weights = np.zeros(len(points))
-    for first in range(0, len(s), _BLOCK):  # a long horizon has a hundred thousand periods
-        part = slice(first, first + _BLOCK)
-        weights += mass[part] @ _lagrange(points, position[part])
+    gaps = points[:, None] - points[None, :] + np.eye(len(points))
+    position = (np.log1p(s / scale) - (low + high) / 2) / ((high - low) / 2)
+    _lagrange(points, 1.0 / gaps.prod(axis=1), position, mass, weights)
     return weights
 
 
-def _lagrange(points: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """Values ℓ_j(x), shape (len(x), len(points)), by the barycentric formula."""
-    gaps = points[:, None] - points[None, :] + np.eye(len(points))
-    barycentric = 1.0 / gaps.prod(axis=1)
-    difference = x[:, None] - points
-    hit = difference == 0
-    with np.errstate(divide="ignore", invalid="ignore"):
-        terms = barycentric / difference
-        values = terms / terms.sum(axis=1, keepdims=True)
-    rows = hit.any(axis=1)
-    values[rows] = hit[rows]
-    return values
+@numba.njit(void(_code, _code, _code, _code, _code), cache=True, nogil=True, error_model="numpy")
+def _lagrange(points, barycentric, x, mass, out):
+    """Adds ``Σ_i mass_i ℓ_j(x_i)`` to ``out[j]``, by the barycentric formula."""
+    terms = np.empty(len(points))
+    for i in range(len(x)):
+        hit = -1
+        total = 0.0
+        for j in range(len(points)):
+            gap = x[i] - points[j]
+            if gap == 0.0:
+                hit = j
+            terms[j] = barycentric[j] / gap
+            total += terms[j]
+        if hit >= 0:
+            out[hit] += mass[i]
+            continue
+        share = mass[i] / total
+        for j in range(len(points)):
+            out[j] += share * terms[j]

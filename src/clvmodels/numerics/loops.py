@@ -115,6 +115,62 @@ def weighted_phase_rates(rates, phases, draws, stats, nodes, weights, out):
                     out[row, phase * flows + k, d] = sums[phase, k]
 
 
+@numba.njit(void(_RATE, _matrix, _vector, int64, int64, _vector, _matrix), cache=True, nogil=True)
+def aging_rates(rate, draws, stats, column, age, v, out):
+    """``out[j, draw] = rate(A v[j]) / rate(0)`` with A = draws[draw, column] + stats[age]."""
+    theta = np.empty(draws.shape[1])
+    for d in range(draws.shape[0]):
+        _take(draws, d, theta)
+        scale = theta[column] + stats[age]
+        now = rate(theta, stats, 0.0)
+        for j in range(len(v)):
+            out[j, d] = rate(theta, stats, scale * v[j]) / now
+
+
+@numba.njit(
+    void(_RATE, _matrix, _matrix, int64, int64, _vector, _vector, _cube, _cube),
+    cache=True,
+    nogil=True,
+    error_model="numpy",  # a division that is checked is not vectorised
+)
+def at_ages(rate, draws, stats, column, age, position, barycentric, nodes, out):
+    """``out[row, flow, draw] = A rate(0) H(A)``, H interpolated from ``nodes[node, flow, draw]``.
+
+    ``position`` holds log A at the nodes, ``barycentric`` their weights; A is as in
+    :func:`aging_rates`.
+    """
+    count, flows, width = nodes.shape
+    theta, state = np.empty(draws.shape[1]), np.empty(stats.shape[1])
+    shares = np.empty((count, _BLOCK))
+    where, now, total = np.empty(_BLOCK), np.empty(_BLOCK), np.empty(_BLOCK)
+    for row in range(stats.shape[0]):
+        _take(stats, row, state)
+        for low in range(0, width, _BLOCK):
+            size = min(_BLOCK, width - low)
+            for j in range(size):
+                _take(draws, low + j, theta)
+                scale = theta[column] + state[age]
+                where[j] = math.log(scale)
+                now[j] = scale * rate(theta, state, 0.0)
+                total[j] = 0.0
+            for k in range(count):
+                for j in range(size):
+                    gap = where[j] - position[k]
+                    gap = 1e-300 if gap == 0.0 else gap
+                    shares[k, j] = barycentric[k] / gap
+                    total[j] += shares[k, j]
+            for j in range(size):
+                now[j] /= total[j]
+            for f in range(flows):
+                for j in range(size):
+                    out[row, f, low + j] = 0.0
+                for k in range(count):
+                    for j in range(size):
+                        out[row, f, low + j] += shares[k, j] * nodes[k, f, low + j]
+                for j in range(size):
+                    out[row, f, low + j] *= now[j]
+
+
 @numba.njit(void(_WEIGHTS, _matrix, _matrix, _cube), cache=True, nogil=True)
 def phase_weights(weights, draws, stats, out):
     """``out[row, draw, phase]``: the probability of each phase given alive."""

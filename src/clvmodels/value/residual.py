@@ -22,12 +22,14 @@ from clvmodels.errors import InputError
 from clvmodels.models.family import Phases, PurchaseFamily
 from clvmodels.numerics import loops
 from clvmodels.numerics.discounting import Flow, Schedule, schedule
+from clvmodels.value.similar import extremes, similar
 from clvmodels.value.threads import ordered
 
 _INTERPOLATION = 1e-12
 _ACCURACY = 1e-10
 FINENESS = ((1, 1), (8, 1), (64, 1), (64, 2), (512, 2))  # (shrink of the time scale, refine)
 _CHUNK = 32
+_FEW = 2_000  # rows × draws up to which it costs less to compute each rate than to make weights for all ages
 _SMALLEST = (4.0, 8.0, 16.0, 32.0)  # frequencies from which interpolation in frequency may begin
 
 
@@ -151,7 +153,7 @@ def make_schedule(
         )
     bounded = [replace(f, start=0.0, horizon=f.start) if f.undiscounted_forever else f for f in flows]
     depends = [family.state.index(name) for name in family.rate_depends_on]
-    few_draws, few_stats = draws[_extremes(draws)], stats[_extremes(stats[:, depends])]
+    few_draws, few_stats = draws[extremes(draws)], stats[extremes(stats[:, depends])]
     scale = time_scale(family, draws, stats[:, family.state.index("T")])
     discrete = family.clock == "discrete"
 
@@ -177,11 +179,6 @@ def _weigh(family: PurchaseFamily, *given: np.ndarray) -> None:
         loops.weighted_rates_at_once(family.rates, *given)
     else:
         loops.weighted_rates(family.rate, *given)
-
-
-def _extremes(table: np.ndarray) -> np.ndarray:
-    """Rows at which a column is smallest or largest."""
-    return np.unique(np.r_[table.argmin(axis=0), table.argmax(axis=0)])
 
 
 def residual(
@@ -230,12 +227,19 @@ def _integrate(
 
     for _ in ordered(work, _chunks(len(stats))):
         pass
+    _complete(family, draws, stats, flows, out)
+    return out
+
+
+def _complete(
+    family: PurchaseFamily, draws: np.ndarray, stats: np.ndarray, flows: Sequence[Flow], out: np.ndarray
+) -> None:
+    """Turn what precedes the start of a flow that is undiscounted forever into what follows it."""
     for k, flow in enumerate(flows):
         if flow.undiscounted_forever:
             everything = np.empty((len(stats), len(draws)))
             loops.over_stats(family.total, draws, stats, everything)
             out[:, k :: len(flows)] = everything[:, None] - out[:, k :: len(flows)]
-    return out
 
 
 def tabulate(
@@ -256,7 +260,7 @@ def tabulate(
     curve = np.repeat(np.arange(len(parts)), [part.stop - part.start for part in parts])
     T = stats[:, family.state.index("T")]
     floor = time_scale(family, draws, T) - T.min()
-    plan = plan or make_schedule(family, draws, stats, flows)
+    own, plan = plan is None, plan or make_schedule(family, draws, stats, flows)
     in_time = [_interpolation(T[part], floor, family.clock == "discrete") for part in parts]
     across = _across(family, draws, stats, plan, parts, in_time, floor) if others == ["frequency"] else None
     nodes, weights, curves, at = [], [], [], 0
@@ -272,7 +276,12 @@ def tabulate(
         curves += [_Curve(at, across.weights.shape[1], share) for share in across.shares]
     width = max(each.shape[1] for each in weights)
     padded = np.concatenate([np.pad(each, ((0, 0), (0, width - each.shape[1]))) for each in weights])
-    values = _integrate(family, draws, np.concatenate(nodes), flows, plan)
+    rows = np.concatenate(nodes)
+    if own and family.aging is not None and len(rows) * len(draws) > _FEW:
+        values = similar(family, draws, rows, plan.flows)
+        _complete(family, draws, rows, flows, values)
+    else:
+        values = _integrate(family, draws, rows, flows, plan)
     mixture = partial(_phase_weights, family.phases, draws, stats) if family.phases else None
     return ResidualTable(tuple(flows), values, tuple(curves), curve, padded, mixture)
 
@@ -329,7 +338,7 @@ def _across(
     if chosen is None:
         return None
     first, grid, weights = chosen
-    some, probes = draws[_extremes(draws)], [1, (len(level) - first) // 2, len(level) - first - 2]
+    some, probes = draws[extremes(draws)], [1, (len(level) - first) // 2, len(level) - first - 2]
     ends = grid[[0, -1]]
 
     def at(frequencies: np.ndarray, ages: np.ndarray, draws: np.ndarray) -> np.ndarray:
