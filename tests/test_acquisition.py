@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import json
 from dataclasses import replace
@@ -10,16 +11,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import test_report as reporting
-from builders import make_posterior, make_summary
+from builders import make_assumptions, make_posterior, make_summary
 
 from clvmodels.artifacts import Equity
 from clvmodels.config import Config
 from clvmodels.data.spend import read_spend
-from clvmodels.equity import acquisition
+from clvmodels.effects import Effects, Term
+from clvmodels.equity import acquisition, prospect
 from clvmodels.errors import InputError
 from clvmodels.fit import acquisition as fitted
+from clvmodels.report import acquisition as report
 from clvmodels.report import figures, files, page, tables, text
 from clvmodels.run import newcomers
+from clvmodels.value import Flow, Newcomer, Valuation, valuation_flow
+from clvmodels.value.newcomer import Mixture
 
 SPEND = {reporting.HOSTILE: 900.0, "a & b": [300.0, 500.0], "$x_1$ {currency}": 0}
 BOTH = {
@@ -180,13 +185,119 @@ def test_a_channel_is_judged_by_its_own_customers_where_they_are_enough(made, mo
     args = made.summary, made.posterior, made.assumptions, made.equity
     first, _ = newcomers.add(asked, *args)
     found = first.acquisition
-    assert found["own"].values.tolist() == [1, 1, 0, 0]
+    assert [acquisition.BASES[k] for k in found["basis"].values] == ["own", "own", "all", "all"]
     ltv = found["ltv"].values
     assert (ltv[1] > ltv[0]).all()
     np.testing.assert_array_equal(ltv[2], ltv[0])
     monkeypatch.setattr("clvmodels.fit.fit", None)  # a run read back is valued without a fit
     again, _ = newcomers.add(asked, *args, known=first)
     np.testing.assert_array_equal(again.acquisition["ltv"].values, ltv)
+
+
+def with_effects(posterior, *terms: Term):
+    """The posterior with effects of given terms, spread around draws of any size."""
+    count = len(posterior)
+    rng = np.random.default_rng(4)
+    parts = {}
+    for role, drivers in (("purchases", ("purchase", "dropout")), ("spend", ("spend",))):
+        mine = tuple(term for term in terms if term.driver in drivers)
+        size = sum(len(term.names) + term.estimated_sd for term in mine)
+        draws = np.abs(0.3 + 0.2 * rng.standard_normal((1, count, size)))
+        part = getattr(posterior, role)
+        parts[role] = replace(part, effects=Effects(terms=mine, draws=draws) if mine else None)
+    return replace(posterior, **parts)
+
+
+def test_channels_that_the_model_pools_are_valued_by_it(made):
+    """Witness: a new customer of each channel, predicted on its own."""
+    labels = made.summary.segments["channel"].labels
+    pooled = [
+        Term(driver=driver, by=("channel",), kind="pool", prior_scale=0.5, labels=tuple(sorted(labels)))
+        for driver in ("purchase", "spend")
+    ]
+    asked = config(**BOTH)
+    draws = with_effects(made.posterior, *pooled)
+    found, _ = newcomers.add(asked, made.summary, draws, made.assumptions, made.equity)
+    data = found.acquisition
+    assert [acquisition.BASES[k] for k in data["basis"].values] == ["own", "pooled", "pooled", "pooled"]
+    assert data["customers"].values[0] == data["customers"].values[1:].sum() == len(made.summary)
+    one = {
+        label: prospect(made.summary, draws, made.assumptions, 1, {"channel": label}).value["expected"]
+        for label in labels
+    }
+    for label in labels:
+        np.testing.assert_allclose(data["ltv"].sel(channel=label).values, one[label], rtol=1e-9)
+    # All customers are a mixture of the channels as they are in the log.
+    share = np.bincount(made.summary.segments["channel"].codes) / len(made.summary)
+    mixed = sum(w * one[label] for w, label in zip(share, labels, strict=True))
+    np.testing.assert_allclose(data["ltv"].values[0], mixed, rtol=1e-9)
+    np.testing.assert_allclose(found.future["value"].values, mixed, rtol=1e-9)
+    assert np.ptp([draws.mean() for draws in one.values()]) > 1
+    made_of = Mixture.of(draws, made.summary, margin=0.3)
+    flow = Flow(delta=0.0027)
+    pool = made_of.simulate("latent", flow, 3000, np.random.SeedSequence(1))
+    error = pool.mean() - made_of.value(flow).mean()
+    assert abs(error) < 3 * pool.mean(axis=1).std() / np.sqrt(len(pool))
+    disclosed = dict(report.disclosures(report_of(made, found, asked)))["Cost of customers"]
+    assert "pools channel partially" in disclosed
+
+
+def report_of(made, equity: Equity, asked: Config) -> dict:
+    other = copy.copy(made)
+    other.config, other.equity = asked, equity
+    return other.build()
+
+
+def test_more_patterns_than_a_mixture_holds_are_sampled(made):
+    """A number for each customer: forty of them stand for all, and the sum is near that of everybody."""
+    rng = np.random.default_rng(3)
+    spent = np.round(rng.gamma(4, 10, len(made.summary)), 2)
+    summary = replace(made.summary, columns=dict(made.summary.columns) | {"first_amount": spent})
+    term = Term(
+        driver="spend", by=("first_amount",), kind="numeric", prior_scale=0.5, centre=40.0, scale=20.0
+    )
+    draws = with_effects(made.posterior, term)
+    mixed = Mixture.of(draws, summary, margin=0.3)
+    assert len(mixed.parts) == 40
+    assert mixed.weights.sum() == pytest.approx(1)
+    flow = Flow(delta=0.0027)
+    every = [
+        prospect(summary, draws, made.assumptions, 1, {"first_amount": amount}, margin=0.3).value["expected"]
+        for amount in np.quantile(spent, (np.arange(40) + 0.5) / 40)
+    ]
+    np.testing.assert_allclose(mixed.value(flow).mean(), np.mean(every), rtol=0.02)
+
+
+def test_months_that_are_pooled_are_those_of_the_next_month(made):
+    month = str(np.datetime64(made.summary.observation_end, "M") + 1)
+    known = tuple(np.unique(made.summary.first_day.astype("datetime64[M]").astype(str)))
+    term = Term(driver="purchase", by=("first_month",), kind="walk", prior_scale=0.2, labels=known)
+    draws = with_effects(made.posterior, term)
+    (part,) = Mixture.of(draws, made.summary, margin=0.3).parts
+    one = prospect(made.summary, draws, made.assumptions, 1, {"first_month": month}, margin=0.3)
+    np.testing.assert_allclose(part.value(valuation_flow(made.assumptions)), one.value["expected"], rtol=1e-9)
+
+
+def test_cost_of_keeping_lowers_what_a_new_customer_is_worth(made):
+    """Witness: the value of a customer with no history, as any customer is valued."""
+    summary = make_summary({"frequency": np.zeros(1), "recency": np.zeros(1), "T": np.zeros(1)})
+    costs = {"cost_alive": 0.02, "cost_addressed": 0.03, "cost_window": 52.0}
+    whole = make_assumptions(summary, **costs)
+    given = make_posterior(("bg_nbd", [0.243, 4.414, 0.793, 2.426]), ("gamma_gamma", [6.25, 3.74, 15.44]))
+    new = Newcomer(given, 0.3, **costs)
+    flow = valuation_flow(whole)
+    (tile,) = Valuation(summary, given, whole, 1).expected()
+    np.testing.assert_allclose(new.value(flow) - new.first_order, tile.value[0], rtol=1e-9)
+    pool = new.simulate("latent", flow, 4000, np.random.SeedSequence(2))
+    assert abs(pool.mean() - new.value(flow)[0]) < 3 * pool.std() / np.sqrt(len(pool))
+    plain = Newcomer(given, 0.3)
+    cost = np.array([15.0])
+    late, early = (one.payback(cost, 0.0, 5000.0, 1.0)[0] for one in (new, plain))
+    assert late > early > 0
+    # A grid of 128 steps in the logarithm of time: the curve is straight within one to this precision.
+    curve = new.first_order + new.later([Flow(delta=0.0, horizon=late)])[:, 0]
+    assert curve[0] == pytest.approx(15.0, rel=1e-4)
+    assert new.payback(np.array([45.0]), 0.0, 5000.0, 1.0)[0] == np.inf
 
 
 # --- bad input -------------------------------------------------------------------------------------

@@ -15,13 +15,15 @@ import numpy as np
 
 from clvmodels.artifacts import Assumptions
 from clvmodels.numerics.discounting import Flow
-from clvmodels.value import Newcomer, valuation_flow
+from clvmodels.value import AnyNewcomer, valuation_flow
 
 LONGEST = 100.0
 """Years after which a cost that is not paid back counts as never paid back."""
 CURVE = 49
 """Points of the payback curve, over ``CURVE_YEARS`` or the horizon if that is shorter."""
 CURVE_YEARS = 4.0
+BASES = ("all", "own", "pooled")
+"""On whose customers the value of a channel's new customer rests."""
 ONE = 64
 """Customers simulated per draw for the probability that one customer pays back."""
 
@@ -35,7 +37,8 @@ class Channel:
     customers, repeat_buyers, age
         In the log: on whom the estimate rests, and their mean time since the first order.
     basis
-        ``own``: the value of a new customer is estimated from these customers; ``all``: from all.
+        ``own``: the value of a new customer is estimated from these customers; ``pooled``: by a model that
+        pools the channels partially; ``all``: from all customers.
     spend
         By draw, currency; None: not known.
     won
@@ -51,8 +54,8 @@ class Channel:
     customers: int
     repeat_buyers: int
     age: float
-    newcomer: Newcomer
-    basis: Literal["own", "all"]
+    newcomer: AnyNewcomer
+    basis: Literal["own", "pooled", "all"]
     spend: np.ndarray | None = None
     won: int = 0
     response: np.ndarray | None = None
@@ -121,7 +124,7 @@ def build(
             "repeat_buyers": (("channel",), np.array([c.repeat_buyers for c in channels])),
             "age": (("channel",), np.array([c.age for c in channels]), time),
             "won": (("channel",), np.array([c.won for c in channels])),
-            "own": (("channel",), np.array([int(c.basis == "own") for c in channels])),
+            "basis": (("channel",), np.array([BASES.index(c.basis) for c in channels])),
             "curve": (("channel", "bound", "time"), curve, money),
         },
         coords={

@@ -19,7 +19,7 @@ from clvmodels.artifacts import Assumptions, Check, Equity, Forecast, Posterior,
 from clvmodels.equity.bridge import FutureEquity
 from clvmodels.errors import InputError
 from clvmodels.numerics.discounting import OFFSET
-from clvmodels.value import Flow, Newcomer, Valuation, valuation_flow
+from clvmodels.value import AnyNewcomer, Flow, valuation, valuation_flow
 
 POOL = 256
 """Customers simulated per draw, whose spread becomes that of a cohort's value."""
@@ -70,7 +70,7 @@ class Cohorts:
         return float((np.abs(rows - columns) / size).max()) if rows.size else 0.0
 
 
-def cohorts(newcomer: Newcomer, forecast: Forecast, flow: Flow, cac: np.ndarray) -> Cohorts:
+def cohorts(newcomer: AnyNewcomer, forecast: Forecast, flow: Flow, cac: np.ndarray) -> Cohorts:
     """Both traversals of the future cohorts.
 
     Parameters
@@ -133,7 +133,7 @@ def cohorts(newcomer: Newcomer, forecast: Forecast, flow: Flow, cac: np.ndarray)
 class Outlook:
     """Customers still to be won as they are seen on one date; arguments of :func:`cohorts`."""
 
-    newcomer: Newcomer
+    newcomer: AnyNewcomer
     forecast: Forecast
     flow: Flow
     cac: np.ndarray
@@ -186,7 +186,7 @@ def between(opening: Outlook, closing: Outlook, elapsed: float) -> FutureEquity:
 
 
 def drawn(
-    newcomer: Newcomer,
+    newcomer: AnyNewcomer,
     forecast: Forecast,
     flow: Flow,
     found: Cohorts,
@@ -223,7 +223,7 @@ def drawn(
 
 
 def build(
-    newcomer: Newcomer,
+    newcomer: AnyNewcomer,
     forecast: Forecast,
     assumptions: Assumptions,
     existing: Equity,
@@ -348,17 +348,12 @@ def existing_margin(
             parts.append(existing_margin(summary.take(some), posterior, assumed, forecast, seed))
         return np.array(parts)
     picks = np.linspace(0, len(posterior) - 1, min(len(posterior), CHART_DRAWS)).round().astype(int)
-    purchases, spend = (draws[None, picks] for draws in posterior.pairs())
-    few = replace(
-        posterior,
-        purchases=replace(posterior.purchases, draws=purchases),
-        spend=replace(posterior.spend, draws=spend),
-    )
+    few = posterior.picked(picks)
     ends = np.arange(1, forecast.expected.shape[1] + 1) * forecast.period
     whole = replace(assumptions, horizons={}, band_years=(0.0, *(ends / assumptions.units_per_year)))
     plain = replace(whole, annual_discount_rate=0.0, horizon=float(ends[-1]), timing="continuous")
     total = np.zeros(len(ends))
-    for tile in Valuation(summary, few, plain, seed).expected(details=False):
+    for tile in valuation(summary, few, plain, seed).expected(details=False):
         assert tile.bands is not None
         total += tile.bands[:, :-1].mean(axis=0)
     return total

@@ -9,6 +9,7 @@ import numpy as np
 
 from clvmodels.artifacts import INTERVALS, Assumptions, Equity, Summary
 from clvmodels.config import Config
+from clvmodels.equity.acquisition import BASES
 from clvmodels.report import figures as f
 from clvmodels.report.text import SPACE
 
@@ -45,7 +46,7 @@ def block(
             "customers": {"value": int(data["customers"].values[k]), "unit": "customers"},
             "repeat_buyers": {"value": int(data["repeat_buyers"].values[k]), "unit": "customers"},
             "age": {"value": float(data["age"].values[k]), "unit": summary.time_unit},
-            "basis": "own" if data["own"].values[k] else "all",
+            "basis": BASES[int(data["basis"].values[k])],
             "ltv": ltv,
             "first_order": statistics(draws["first_order"], unit=money, level=base),
             "maximum": {
@@ -179,13 +180,18 @@ def disclosures(table: Mapping[str, Any]) -> list[tuple[str, str]]:
     found = table["acquisition"]
     if found is None:
         return []
-    pooled = sum(channel["basis"] == "all" for channel in found["channels"])
-    how = (
-        f" {pooled} of {len(found['channels']) - 1} have too few customers to be judged on their own: what a "
-        "new customer of theirs is worth is taken from all customers, with their own margin."
-        if pooled
-        else ""
-    )
+    shared = sum(channel["basis"] == "all" for channel in found["channels"])
+    how = ""
+    if any(channel["basis"] == "pooled" for channel in found["channels"]):
+        how = (
+            f" The model pools {found['by']} partially: a new customer is worth what its own customers say, "
+            "drawn towards all the others the more the fewer they are."
+        )
+    elif shared:
+        how = (
+            f" {shared} of {len(found['channels']) - 1} have too few customers to be judged on their own: "
+            "what a new customer of theirs is worth is taken from all customers, with their own margin."
+        )
     first = {
         "model": "The first order is taken to be of the mean size of the spend model.",
         "observed": "The first order is taken to be of the mean size of the first orders in the log.",

@@ -56,11 +56,6 @@ def check(config: Config, data: Summary) -> tuple[Ahead | None, Costs | None]:
     InputError
         If there is no history to forecast, acquisition has stopped, or spend and customers do not fit.
     """
-    if config.models.has_effects and (config.future or config.acquisition):
-        raise InputError(
-            "future and acquisition value customers to be won as alike, and models.covariates or models.pool "
-            "tell them apart: leave one of them out, and see run.new_customer for those of one kind."
-        )
     ahead = _ahead(config, config.future, data) if config.future else None
     costs = _costs(config, config.acquisition, data) if config.acquisition else None
     if config.value.first_order == "observed" and (ahead or costs):
@@ -205,7 +200,7 @@ def _future(
     from clvmodels.equity import future
     from clvmodels.equity.segments import cohorts
 
-    new = _newcomer(config, data, draws, float(np.mean(assumptions.margin)))
+    new = _newcomer(config, data, draws, assumptions)
     cac = None
     if config.future is not None and config.future.cac is not None:
         seed = np.random.SeedSequence(config.seed, spawn_key=(9,))
@@ -255,7 +250,7 @@ def outlook(
         cac = future.amounts(
             config.future.cac, len(draws), np.random.SeedSequence(config.seed, spawn_key=(9,))
         )
-    new = _newcomer(config, data, draws, float(np.mean(assumptions.margin)))
+    new = _newcomer(config, data, draws, assumptions)
     paid = np.zeros(len(draws)) if cac is None else np.broadcast_to(cac, len(draws)).astype(float)
     return future.Outlook(new, forecast, valuation_flow(assumptions), paid), gate
 
@@ -271,13 +266,23 @@ def cost_of_all(config: Config, data: Summary, draws: int) -> np.ndarray | None:
     return np.sum(spends, axis=0) / won if spends and won else None
 
 
-def _newcomer(config: Config, data: Summary, draws: Posterior, margin: float) -> Any:
+def _newcomer(
+    config: Config, data: Summary, draws: Posterior, assumptions: Assumptions, margin: float | None = None
+) -> Any:
+    """A customer about to be won, like those of ``data``; ``margin`` by default the mean."""
     from clvmodels.equity import future
-    from clvmodels.value import Newcomer
+    from clvmodels.value import newcomer
 
     observed = config.value.first_order == "observed"
-    first = future.first_amounts(data, len(draws), config.seed) if observed else None
-    return Newcomer(draws, margin, first)
+    return newcomer(
+        draws,
+        data,
+        margin=float(np.mean(assumptions.margin)) if margin is None else margin,
+        first_amount=future.first_amounts(data, len(draws), config.seed) if observed else None,
+        cost_alive=assumptions.cost_alive,
+        cost_addressed=assumptions.cost_addressed,
+        cost_window=assumptions.cost_window,
+    )
 
 
 # --- what customers cost ---------------------------------------------------------------------------
@@ -370,6 +375,8 @@ def _acquisition(
     seeds = np.random.SeedSequence(config.seed, spawn_key=(10,)).spawn(len(costs.labels))
     fits: dict[str, tuple[Posterior | None, np.ndarray | None]] = {}
     channels, spends = [], []
+    terms = [term for effects in draws.effects for term in effects.terms]
+    shared: Any = "pooled" if any(asked.by in term.by for term in terms) else "all"
     anyone: dict[float, Any] = {}  # by margin: a new customer of a channel that is not fitted on its own
     groups = zip(costs.labels, costs.members, costs.spend, costs.won, seeds, strict=True)
     for label, mask, amount, won, seed in groups:
@@ -377,9 +384,9 @@ def _acquisition(
             continue
         if progress:
             progress(f"acquisition: {label}", None)
-        part = subset(data, mask)
+        part = data.take(np.flatnonzero(mask))
         own = None
-        if label != ALL and asked.customers == "separate":
+        if label != ALL and asked.customers == "separate" and not draws.effects:
             own = _saved(known, label, draws) if known else _own(config, part, draws, seed)
         spend = None if amount is None else _spent(amount, n, seed)
         if spend is not None:
@@ -388,10 +395,10 @@ def _acquisition(
         if own is not None or response is not None:
             fits[label] = own, response
         margin = float(assumptions.margin[mask].mean())
-        if own is None and config.value.first_order == "model":
-            new = anyone.setdefault(margin, _newcomer(config, part, draws, margin))
+        if own is None and config.value.first_order == "model" and not draws.effects:
+            new = anyone.setdefault(margin, _newcomer(config, part, draws, assumptions, margin))
         else:
-            new = _newcomer(config, part, own or draws, margin)
+            new = _newcomer(config, part, own or draws, assumptions, margin)
         channels.append(
             acquisition.Channel(
                 label=label,
@@ -399,7 +406,7 @@ def _acquisition(
                 repeat_buyers=int((part["frequency"] > 0).sum()),
                 age=float(part["T"].mean()),
                 newcomer=new,
-                basis="own" if own is not None or label == ALL else "all",
+                basis="own" if own is not None or label == ALL else shared,
                 spend=spend,
                 won=int(won.sum()),
                 response=response,
@@ -413,7 +420,7 @@ def _acquisition(
             customers=len(data),
             repeat_buyers=int((data["frequency"] > 0).sum()),
             age=float(data["T"].mean()),
-            newcomer=_newcomer(config, data, draws, float(np.mean(assumptions.margin))),
+            newcomer=_newcomer(config, data, draws, assumptions),
             basis="own",
             spend=np.sum(spends, axis=0) if spends else None,
             won=int(np.any(costs.won, axis=0).sum()),
@@ -475,19 +482,6 @@ def _response(
     if fitted is None or fitted[1] > K_HAT_MAX:
         return None, np.nan
     return fitted[0], float(amount.mean())
-
-
-def subset(data: Summary, mask: np.ndarray) -> Summary:
-    """The summary of some customers; calendar and ledger stay those of all."""
-    segments = {name: replace(s, codes=s.codes[mask]) for name, s in data.segments.items()}
-    columns = {name: column[mask] for name, column in data.columns.items()}
-    return replace(
-        data,
-        customer=data.customer[mask],
-        columns=columns,
-        first_day=data.first_day[mask],
-        segments=segments,
-    )
 
 
 def _keep(found: Any, fits: Mapping[str, tuple[Any, Any]], draws: Posterior) -> None:

@@ -1,7 +1,7 @@
 """Streams draws × customers into values; knows nothing of PyMC."""
 
 from clvmodels.numerics.discounting import Flow
-from clvmodels.value.newcomer import Newcomer
+from clvmodels.value.newcomer import AnyNewcomer, Newcomer, newcomer
 from clvmodels.value.patterns import AnyValuation, Natives, PatternedValuation, valuation
 from clvmodels.value.residual import residual
 from clvmodels.value.stream import (
@@ -14,6 +14,7 @@ from clvmodels.value.stream import (
 )
 
 __all__ = [
+    "AnyNewcomer",
     "AnyValuation",
     "Flow",
     "Natives",
@@ -23,6 +24,7 @@ __all__ = [
     "Valuation",
     "expected_purchases",
     "expected_spend",
+    "newcomer",
     "p_alive",
     "residual",
     "valuation",
