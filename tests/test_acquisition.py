@@ -297,7 +297,7 @@ def test_cost_of_keeping_lowers_what_a_new_customer_is_worth(made):
     # A grid of 128 steps in the logarithm of time: the curve is straight within one to this precision.
     curve = new.first_order + new.later([Flow(delta=0.0, horizon=late)])[:, 0]
     assert curve[0] == pytest.approx(15.0, rel=1e-4)
-    assert new.payback(np.array([45.0]), 0.0, 5000.0, 1.0)[0] == np.inf
+    assert new.payback(np.array([500.0]), 0.0, 5000.0, 1.0)[0] == np.inf
 
 
 # --- bad input -------------------------------------------------------------------------------------
