@@ -17,7 +17,7 @@ from clvmodels.artifacts import Equity
 from clvmodels.config import Config
 from clvmodels.data.spend import read_spend
 from clvmodels.effects import Effects, Term
-from clvmodels.equity import acquisition, prospect
+from clvmodels.equity import acquisition, future, prospect
 from clvmodels.errors import InputError
 from clvmodels.fit import acquisition as fitted
 from clvmodels.report import acquisition as report
@@ -427,6 +427,29 @@ def test_future_equity_stands_apart(made, folder):
     again = files.load(folder)["equity"]
     assert isinstance(again, Equity)
     assert again.future.equals(made.equity.future)
+
+
+def test_sensitivity_to_acquisition_is_that_of_another_plan(made):
+    """Witness: a plan of 33 customers instead of 30; and costs a tenth higher."""
+    bare = replace(made.equity, future=None, acquisition=None)
+    inputs = made.summary, made.posterior, made.assumptions, bare
+    found = {entry["name"]: entry for entry in made.table["future"]["sensitivities"]}
+    for name, plan, spend in (
+        ("acquisition_up", 33, 1.0),
+        ("acquisition_down", 27, 1.0),
+        ("cost_up", 30, 1.1),
+    ):
+        asked = config(**BOTH).future.model_copy(update={"plan": plan})
+        cac = made.equity.future["cac"].values * spend
+        ahead = newcomers._ahead(made.config, asked, made.summary)
+        forecast, _ = newcomers._forecast(made.config, asked, ahead, 120, None, None)
+        new = newcomers._newcomer(made.config, *inputs[:3])
+        data, _ = future.build(new, forecast, made.assumptions, bare, cac, made.config.seed)
+        together = data["together"].sel(level="expected").values
+        assert found[name]["equity"]["mean"] == pytest.approx(together.mean(), rel=1e-9), name
+    sources = {entry["source"]: entry["share"] for entry in made.table["future"]["variance"]}
+    assert sum(sources.values()) == pytest.approx(1)
+    assert sources["acquisition"] > 0
 
 
 def test_a_single_parameter_vector_has_no_intervals():

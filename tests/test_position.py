@@ -218,7 +218,9 @@ def budget(draws: int, acquisition: bool = False, **sd: float):
         },
         coords={"level": list(LEVELS)},
     )
-    return risk.variance_budget(Equity(data=data, customers=None), part["later"] if acquisition else None)
+    return risk.variance_budget(
+        Equity(data=data, customers=None), {"predictive": part["later"]} if acquisition else None
+    )
 
 
 def test_variance_budget_finds_its_sources():

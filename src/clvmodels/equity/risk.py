@@ -35,7 +35,9 @@ class Share(NamedTuple):
     variance: float
 
 
-def variance_budget(equity: Equity, acquisition: np.ndarray | None = None) -> Mapping[str, Share] | None:
+def variance_budget(
+    equity: Equity, acquisition: Mapping[str, np.ndarray] | None = None
+) -> Mapping[str, Share] | None:
     """Where the variance of equity at its last level comes from, predictive or systematic.
 
     By the law of total variance, with draws θ of the parameters and E3, E2, E1 the equity at levels
@@ -47,8 +49,9 @@ def variance_budget(equity: Equity, acquisition: np.ndarray | None = None) -> Ma
     ``interplay``         the rest of Var E1: both together
     ``latents``           E Var(E2 | θ) = Var(E2 - E1), as E[E2 | θ] = E1
     ``noise``             Var(E3 - E1) - Var(E2 - E1): purchases and baskets as they fall
-    ``shared``            Var E4 - Var E3: shocks that all customers share, where E4 exists
-    ``acquisition``       Var(E3 + A) - Var E3, A the equity of future customers
+    ``acquisition``       Var(E3 + A3) - Var E3, A the equity of future customers: what of it the same
+                          parameters move together with E3 is in it
+    ``shared``            Var(E4 + A4) - Var(E3 + A3): shocks that all customers share, where E4 exists
     ====================  =====================================================================
 
     The first three use the draws of the survey for their proportions. A share is an estimate and may
@@ -59,7 +62,7 @@ def variance_budget(equity: Equity, acquisition: np.ndarray | None = None) -> Ma
     equity
         With the variables of a survey.
     acquisition
-        Equity of customers still to come by draw, shape (draw,).
+        Level → equity of customers still to come, shape (draw,); the budget is then of both together.
 
     Returns
     -------
@@ -84,11 +87,13 @@ def variance_budget(equity: Equity, acquisition: np.ndarray | None = None) -> Ma
             "latents": latents,
             "noise": (three - one).var(ddof=1) - latents,
         }
-        if shared is not None:
-            found["shared"] = shared[keep].var(ddof=1) - three.var(ddof=1)
+        plain = three.var(ddof=1)
         if acquisition is not None:
-            later = acquisition[keep]
-            found["acquisition"] = (three + later).var(ddof=1) - three.var(ddof=1)
+            plain = (three + acquisition["predictive"][keep]).var(ddof=1)
+            found["acquisition"] = plain - three.var(ddof=1)
+        if shared is not None:
+            later = 0.0 if acquisition is None else acquisition["systematic"][keep]
+            found["shared"] = (shared[keep] + later).var(ddof=1) - plain
         return found
 
     def shares(found: Mapping[str, float]) -> np.ndarray:

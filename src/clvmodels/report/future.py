@@ -12,8 +12,11 @@ from clvmodels.artifacts import DAYS_PER_UNIT, Assumptions, Equity, Summary
 from clvmodels.equity.future import CHART_COHORTS
 from clvmodels.equity.segments import cohorts
 from clvmodels.report import figures as f
+from clvmodels.report.position import variance
 from clvmodels.report.text import SPACE, duration, long_date
 
+MORE = 0.10
+"""Relative change of the number of customers won, or of their cost."""
 COLUMNS = ("metric", "group", "level", "statistic", "value", "unit")
 KINDS = {
     "trend": "forecast from the log's own first purchases",
@@ -88,7 +91,35 @@ def block(summary: Summary, assumptions: Assumptions, equity: Equity, statistics
         "cohorts": [str(label) for label in data["acquired"].values],
         "past": _past(summary, data, period, float(np.mean(assumptions.margin)), money),
         "margin": _margin(data, ends, year, period, money, base),
+        "sensitivities": _sensitivities(data, equity, statistics),
+        "variance": variance(equity, {lv: data["net"].sel(level=lv).values for lv in levels}),
     }
+
+
+def _sensitivities(data: Any, equity: Equity, statistics: Any) -> list[dict[str, Any]]:
+    """Existing and future equity together, were more or fewer customers won, or at another cost."""
+    base, more = equity.levels[0], f"{100 * MORE:g} %"
+    gross, cost, together = (data[name].sel(level=base).values for name in ("gross", "cost", "together"))
+    changes = {
+        "acquisition_up": (f"{more} more customers won", MORE * (gross - cost)),
+        "acquisition_down": (f"{more} fewer customers won", -MORE * (gross - cost)),
+    }
+    if data.attrs["cost_known"]:
+        changes["cost_up"] = (f"Cost of a customer {more} higher", -MORE * cost)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return [
+            {
+                "name": name,
+                "label": label,
+                "equity": statistics(together + change, unit=equity.currency, level=base),
+                "change": statistics(change, unit=equity.currency, level=base),
+                "relative": statistics(change / together, unit="share", level=base),
+                "elasticity": statistics(
+                    change / together / (-MORE if name.endswith("down") else MORE), unit="1", level=base
+                ),
+            }
+            for name, (label, change) in changes.items()
+        ]
 
 
 def _ends(summary: Summary, period: float, number: np.ndarray) -> np.ndarray:
@@ -245,6 +276,13 @@ def rows(table: Mapping[str, Any], flat: Any) -> Iterator[tuple[Any, ...]]:
         for name in ("customers", "net", "margin"):
             for statistic, value in flat(entry[name]):
                 yield name, entry["label"], entry[name]["level"], statistic, value, entry[name]["unit"]
+    for entry in block["sensitivities"]:
+        for name in ("equity", "change", "relative", "elasticity"):
+            for statistic, value in flat(entry[name]):
+                yield name, entry["name"], entry[name]["level"], statistic, value, entry[name]["unit"]
+    for entry in block["variance"]:
+        for name in ("share", "mc_error"):
+            yield "variance", entry["source"], entry["level"], name, entry[name], entry["unit"]
     for entry in block["past"]:
         for name in ("customers", "first_orders", "repeat_orders"):
             yield f"past_{name}", entry["end"], "", "value", entry[name]["value"], entry[name]["unit"]

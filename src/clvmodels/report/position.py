@@ -45,7 +45,7 @@ def blocks(equity: Equity, assumptions: Assumptions) -> dict[str, Any]:
         "negative": _negative(equity),
         "risk": _risk(equity) if surveyed else {},
         "sensitivities": _sensitivities(equity, assumptions) if surveyed else [],
-        "variance": _variance(equity) if surveyed else [],
+        "variance": variance(equity) if surveyed else [],
         "wake_up": wake_up(equity)[:SHOWN] if surveyed else [],
     }
 
@@ -184,8 +184,9 @@ def labels(assumptions: Assumptions) -> dict[str, str]:
     return found
 
 
-def _variance(equity: Equity) -> list[dict[str, Any]]:
-    budget = variance_budget(equity)
+def variance(equity: Equity, acquisition: Mapping[str, np.ndarray] | None = None) -> list[dict[str, Any]]:
+    """Sources of the variance of equity; with ``acquisition`` of that of future customers too."""
+    budget = variance_budget(equity, acquisition)
     if budget is None:
         return []
     return [
