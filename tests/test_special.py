@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from scipy.special import betaln
 
 from clvmodels.numerics import special
-from clvmodels.numerics.special import beta_power_mean
+from clvmodels.numerics.special import beta_power_mean, beta_share, beta_shares
 
 # The docstring's claim: relative error below 5e-11 on this domain.
 CLAIM = 5e-11
@@ -139,3 +139,46 @@ def test_logistic_of_difference():
         )
     assert special.logistic_of_difference(1e6, 0.0) == 0.0
     assert special.logistic_of_difference(-math.inf, 0.0) == 1.0
+
+
+def shares_on_the_line(a, b, v):
+    """Both shares, and the derivatives of the second by log a, log b and log v, by the trapezoidal rule.
+
+    In u = logit p the integrands are analytic within π of the real line: with steps of 0.6/√(a+b) widths
+    of the peak, and 0.2 at most, the rule is right to the rounding of 80 bits.
+    """
+    mode, step = np.log(a / b), min(0.2, 0.6 / math.sqrt(a + b))
+    u = np.arange(mode - 40 / min(a, 1) - 40, mode + 40 / min(b, 1) + 40, step).astype(np.longdouble)
+    log_p, log_q = -np.logaddexp(0, -u), -np.logaddexp(0, u)
+    weight = np.exp(a * log_p + b * log_q - (a * log_p + b * log_q).max())
+    weight /= weight.sum()
+    first, second = 1 / (1 + v * np.exp(-u)), 1 / (1 + np.exp(u) / v)
+    mean = weight @ second
+    slopes = [
+        a * weight @ (second * (log_p - weight @ log_p)),
+        b * weight @ (second * (log_q - weight @ log_q)),
+    ]
+    return weight @ first, mean, [*slopes, weight @ (first * second)]
+
+
+def test_beta_shares_and_slopes():
+    rng = np.random.default_rng(4)
+    for k in range(60):
+        a, b = np.exp(rng.uniform(np.log(0.02), np.log(1500), 2))
+        v = float(np.exp(rng.uniform(-1, 1) * np.log((3, 1e4, 1e6)[k % 3])))
+        first, second, slopes = shares_on_the_line(a, b, v)
+        assert beta_shares(a, b, v) == pytest.approx((float(first), float(second)), rel=2e-12), (a, b, v)
+        value, *found = beta_share(a, b, v)
+        assert value == pytest.approx(float(second), rel=2e-12)
+        room = 1e-9 * float(min(first, second))  # derivatives lose some digits where terms are many
+        assert np.array([a, b, v]) * found == pytest.approx(np.array(slopes, float), abs=room), (a, b, v)
+
+
+def test_beta_shares_far_out():
+    """One of two exponential clocks is almost surely first; equal clocks share as their shapes."""
+    assert beta_shares(3.0, 5.0, 1.0) == pytest.approx((3 / 8, 5 / 8), rel=1e-14)
+    # E[(1-p)/p] v to the first order in v, for a > 1.
+    assert beta_shares(40.0, 2.0, 1e-9)[1] == pytest.approx(2 / 39 * 1e-9, rel=1e-6)
+    assert beta_shares(2.0, 40.0, 1e9)[0] == pytest.approx(2 / 39 * 1e-9, rel=1e-6)
+    # b and v to the limit in which 1-p is b^-1 times a gamma: the exponential integral, scaled.
+    assert beta_shares(1.0, 1e6, 1e-6)[1] == pytest.approx(float(mp.e * mp.e1(1)), rel=1e-5)

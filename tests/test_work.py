@@ -19,6 +19,7 @@ from clvmodels import equity
 from clvmodels.config import FitConfig, ModelConfig
 from clvmodels.fit import fit_family, measure
 from clvmodels.fit.graph import Target
+from clvmodels.fit.priors import resolve
 from clvmodels.models import registry
 from clvmodels.models.family import compiled
 from clvmodels.numerics import loops
@@ -150,6 +151,25 @@ def test_work_of_a_fit(monkeypatch):
     assert count["compilation"] <= 2
     assert count["gradient"] <= 120
     assert count["density"] == part.diagnostics["proposals"] <= 1_750
+
+
+def test_costly_terms_are_computed_once_a_pair():
+    """Of two columns: of 20,000 customers' rows a fifth; and the log-likelihood is that of the rows."""
+    family, summary = registry.purchases("pareto_nbd"), daily(20_000)
+    rows = summary.fold(family.statistics)
+    target = Target.of(family, rows, resolve(family, ModelConfig(family=family.name), measure(summary), {}))
+    sizes = {
+        name: len(target.model[name].get_value()) for name in target.model.named_vars if "_first" in name
+    }
+    columns = [rows[name] for name in rows.names]
+    pairs = [len(np.unique([columns[0], column], axis=1).T) for column in columns[1:]]
+    assert sorted(sizes.values()) == sorted(pairs)
+    assert sum(pairs) < 0.6 * len(rows.weight)
+    start = target.start(measure(summary))
+    value, _, native = target(start, 0.0, 0.0)
+    theta = dict(zip(family.parameter_names, native, strict=True))
+    per_row = family.log_likelihood(theta, {name: rows[name] for name in rows.names}).eval()
+    assert value == pytest.approx(rows.weight @ per_row, rel=1e-12)
 
 
 # ---------------------------------------------------------------- what saves the work is exact

@@ -74,27 +74,56 @@ def over_distinct(output: Any, gathers: Mapping[Any, tuple[Any, Any]]) -> Any:
         Graph of one entry per row.
     gathers
         Column → (distinct values, index). An elementwise operation on one column and scalars is
-        moved to the distinct values.
+        moved to the distinct values; one on two columns, if it calls itself costly, to the distinct pairs.
     """
     from pytensor.graph.replace import graph_replace
     from pytensor.graph.traversal import io_toposort
     from pytensor.tensor.elemwise import Elemwise
 
     moved = dict(gathers)
+    pairs: dict[tuple[Any, ...], tuple[Any, Any, Any]] = {}
     nodes = io_toposort(list(gathers), [output])
     for node in nodes:
         if not isinstance(node.op, Elemwise):
             continue
         indices = {moved[i][1] for i in node.inputs if i in moved}
-        if len(indices) == 1 and all(i in moved or all(i.type.broadcastable) for i in node.inputs):
-            over_distinct = node.op(*(moved[i][0] if i in moved else i for i in node.inputs))
-            moved[node.outputs[0]] = over_distinct, indices.pop()
+        if not all(i in moved or all(i.type.broadcastable) for i in node.inputs):
+            continue
+        if len(indices) == 1:
+            index = indices.pop()
+            inputs = [moved[i][0] if i in moved else i for i in node.inputs]
+        elif len(indices) == 2 and getattr(node.op.scalar_op, "costly", False):
+            key = tuple(sorted(indices, key=lambda index: index.name))
+            if key not in pairs:
+                pairs[key] = _pairs(*key)
+            *members, index = pairs[key]
+            member = dict(zip(key, members, strict=True))
+            inputs = [moved[i][0][member[moved[i][1]]] if i in moved else i for i in node.inputs]
+        else:
+            continue
+        over_distinct = node.op(*inputs, return_list=True)
+        moved |= {old: (new, index) for old, new in zip(node.outputs, over_distinct, strict=True)}
     ends = [i for node in nodes if node.outputs[0] not in moved for i in node.inputs if i in moved]
     if output in moved:
         ends = [output]
     for replaced in (ends, gathers):  # what was moved may use scalars that come from whole columns
         output = graph_replace([output], {v: moved[v][0][moved[v][1]] for v in replaced}, strict=False)[0]
     return output
+
+
+def _pairs(first: Any, second: Any) -> tuple[Any, Any, Any]:
+    """Of two indices: both by distinct pair, and the index of the pairs."""
+    import pymc as pm
+
+    one, two = first.get_value(), second.get_value()
+    span = int(two.max(initial=0)) + 1
+    distinct, index = np.unique(one.astype(np.int64) * span + two, return_inverse=True)
+    columns = distinct // span, distinct % span, index
+    name = f"{first.name}_{second.name}"
+    return tuple(
+        pm.Data(f"{name}_{part}", column.astype(np.int32))
+        for part, column in zip(("first", "second", "pair"), columns, strict=True)
+    )
 
 
 @dataclass(frozen=True)

@@ -6,21 +6,23 @@ the notation of Fader and Hardie (2005), A Note on Deriving the Pareto/NBD Model
 * while alive, a customer buys at rate λ; λ ~ Gamma(r, α),
 * the lifetime τ is exponential with rate μ, purchases or none; μ ~ Gamma(s, β).
 
-The customer may have left at any time since the last purchase. With R = r + x,
+The customer may have left at any time since the last purchase, τ from t_x to T. With R = r + x,
 
-    L = Γ(R)/Γ(r) α^r β^s { (α+T)^-R (β+T)^-s + s ∫ (α+τ)^-R (β+τ)^-(s+1) dτ },  τ from t_x to T.
+    L = Γ(R)/Γ(r) α^r β^s { (α+T)^-R (β+T)^-s + s ∫ (α+τ)^-R (β+τ)^-(s+1) dτ }.
 
-The papers write the integral as a difference of two ₂F₁. Here it is computed as it stands, in the
-variable y = log(1 + (τ-t_x)/c), c = min(α, β) + t_x: both powers are then analytic within π of
-the real line, and their logarithms fall steadily from y = 0, so that few Gauss-Legendre nodes
-serve all x, once the range is cut where a power is below exp(-CUT).
+The papers write the integral as a difference of two ₂F₁. Here both ends of it are read as a chance: let
+q(τ) = E[μ/(λ+μ)], given x purchases and being alive at τ, be that of leaving before the next purchase.
+Leaving at any time after τ has likelihood q(τ) (α+τ)^-R (β+τ)^-s, so that
+
+    L = Γ(R)/Γ(r) α^r β^s { (1 - q(T)) (α+T)^-R (β+T)^-s + q(t_x) (α+t_x)^-R (β+t_x)^-s },
+
+a sum of positive terms: Abe's (2009) eq. (5), averaged. λ/(α+τ)^-1 and μ/(β+τ)^-1 are gammas, their
+ratio is that of p ~ Beta(R, s) to 1-p, and q is a function of R, s and (α+τ)/(β+τ): ``beta_shares``.
 """
 
 import math
 
 import numba
-import numpy as np
-from numba import float64
 
 from clvmodels.models._poisson import gap, histories
 from clvmodels.models.family import (
@@ -31,68 +33,38 @@ from clvmodels.models.family import (
     Reference,
     compiled,
 )
-from clvmodels.numerics.special import logistic_of_difference
-
-CUT = 30.0  # what is left out is below exp(-30) = 1e-13 of the integrand's height
-
-# Relative error of the integral on one panel: below 1e-9 for y up to 6, 1e-7 for y up to 9.
-_NODES, _WEIGHTS = (np.polynomial.legendre.leggauss(16) + np.array([[1.0], [0.0]])) / 2
+from clvmodels.numerics.special import beta_shares
 
 
 def log_likelihood(theta, stats):
-    """Log of L above, with the sum over "alive" and "left" in log space."""
+    """Log of L above: of the second term, and of one plus the ratio of the first to it."""
     import pytensor.tensor as pt
-    from pytensor.gradient import disconnected_grad
 
-    r, alpha, s, beta = (pt.as_tensor(theta[name]) for name in ("r", "alpha", "s", "beta"))
+    from clvmodels.models._shares import beta_share
+
+    r, alpha, s, beta = theta["r"], theta["alpha"], theta["s"], theta["beta"]
     x, t_x, T = stats["frequency"], stats["recency"], stats["T"]
-    R, a, b = r + x, alpha + t_x, beta + t_x
-    c, further = pt.minimum(alpha, beta) + t_x, pt.maximum(alpha, beta) + t_x
-    power = pt.switch(alpha < beta, R, s + 1)
-    further_power = pt.switch(alpha < beta, s + 1, R)
-    # The cut moves with θ, but the integrand is negligible there; T = t_x needs a range above 0.
-    reach = [scale * pt.expm1(pt.minimum(CUT / K, 700)) for scale, K in ((a, R), (b, s + 1))]
-    end = pt.minimum(pt.maximum(T - t_x, 1e-200), pt.minimum(*reach))
-    Y = pt.log1p(disconnected_grad(end) / c)
-    y = Y[:, None] * _NODES
-    log_ratio = pt.log((further - c)[:, None] + c[:, None] * pt.exp(y)) - pt.log(further)[:, None]
-    height = pt.exp((1 - power)[:, None] * y - further_power[:, None] * log_ratio)
-    integral = pt.log(c * Y) + pt.log(height @ _WEIGHTS)
-
+    R = r + x
     purchases = pt.gammaln(R) - pt.gammaln(r) + r * pt.log(alpha) + s * pt.log(beta)
-    alive = -R * pt.log(alpha + T) - s * pt.log(beta + T)
-    left = pt.log(s) - R * pt.log(a) - (s + 1) * pt.log(b) + integral
-    return purchases + pt.logaddexp(alive, left)
-
-
-@numba.njit(float64(float64, float64, float64, float64, float64), cache=True)
-def _log_integral(a, R, b, S, duration):
-    """log ∫ (1 + u/a)^-R (1 + u/b)^-S du over (0, duration], to some 1e-11."""
-    if b < a:
-        a, R, b, S = b, S, a, R
-    end = min(duration, a * math.expm1(min(CUT / R, 700.0)), b * math.expm1(min(CUT / S, 700.0)))
-    Y = math.log1p(end / a)
-    fall = R * Y + S * math.log1p(end / b)
-    panels = int(max(Y / 3.0, fall / 20.0)) + 1
-    length = Y / panels
-    total = 0.0
-    for k in range(panels):
-        for j in range(len(_NODES)):
-            y = length * (k + _NODES[j])
-            total += _WEIGHTS[j] * math.exp((1.0 - R) * y - S * math.log(1.0 - a / b + a / b * math.exp(y)))
-    return math.log(a * length * total)
+    log_a, log_b = pt.log(alpha + t_x), pt.log(beta + t_x)
+    fall = R * (log_a - pt.log(alpha + T)) + s * (log_b - pt.log(beta + T))
+    left_by_t_x = beta_share(R, s, (alpha + t_x) / (beta + t_x))
+    left_by_T = beta_share(R, s, (alpha + T) / (beta + T))
+    return purchases - R * log_a - s * log_b + pt.log(left_by_t_x + pt.exp(fall) * (1 - left_by_T))
 
 
 @compiled.p_alive
 def p_alive(theta, stats):
-    """P(alive | x, t_x, T): the first term of L over both."""
+    """P(alive | x, t_x, T): the likelihood of being alive at T over L."""
     r, alpha, s, beta = theta[0], theta[1], theta[2], theta[3]
     x, t_x, T = stats[0], stats[1], stats[2]
     if t_x >= T:
         return 1.0
-    R, a, b = r + x, alpha + t_x, beta + t_x
-    log_odds = math.log(s / b) + R * math.log((alpha + T) / a) + s * math.log((beta + T) / b)
-    return logistic_of_difference(log_odds + _log_integral(a, R, b, s + 1.0, T - t_x), 0.0)
+    R = r + x
+    fall = math.exp(-R * math.log((alpha + T) / (alpha + t_x)) - s * math.log((beta + T) / (beta + t_x)))
+    _, left = beta_shares(R, s, (alpha + t_x) / (beta + t_x))
+    buys, _ = beta_shares(R, s, (alpha + T) / (beta + T))
+    return min(fall / (left + fall * buys), 1.0)
 
 
 @compiled.rate

@@ -10,6 +10,7 @@ from numba import float64, types
 
 _SERIES_TERMS = 120
 _TAIL_TERMS = 12
+_MOST_PAIRS = 10_000.0
 
 
 @numba.njit(float64(float64, float64), cache=True)
@@ -147,6 +148,122 @@ def beta_power_mean(c, a, b, v):
     if value <= 0.0:
         value = _trapezoid(c, a, b, v)
     return value
+
+
+@numba.njit(types.int64(float64, float64, float64), cache=True, error_model="numpy")
+def _fraction_terms(a, b, v):
+    """Pairs of terms of the continued fraction below after which the rest is less than 1e-13 of it.
+
+    Each term takes off the factor (1 - √v)/(1 + √v), from either side of v = 1 (a bound that is met for
+    small a and b). Where that would take long, the fraction is evaluated forwards until it has settled.
+    """
+    root = math.sqrt(min(v, 1.0 / v))
+    pairs = 1.5 - 15.0 / math.log(max((1.0 - root) / (1.0 + root), 1e-300))
+    if pairs < 17.0:
+        return int(pairs)
+    c, z = a + b, 1.0 - 1.0 / v
+    tail, step, total = 1.0, 1.0, 1.0
+    for m in range(int(min(pairs, _MOST_PAIRS))):
+        n = m + 1.0
+        e = c + 2.0 * n
+        down = (e - 2.0) * (e - 1.0)
+        tail = down / (down - (a + m) * (c + m) * z * tail)
+        step *= tail - 1.0
+        total += step
+        down = (e - 1.0) * e
+        tail = down / (down - n * (b + n) * z * tail)
+        step *= tail - 1.0
+        total += step
+        if abs(step) < 1e-14 * abs(total):
+            return m + 2
+    return int(min(pairs, _MOST_PAIRS))
+
+
+@numba.njit(types.UniTuple(float64, 4)(float64, float64, float64), cache=True, error_model="numpy")
+def _fraction(a, b, v):
+    """₂F₁(1, a; a+b+1; 1 - 1/v) for a >= b v, and its derivatives by a, b and v.
+
+    Gauss's continued fraction 1/(1 - c₁z/(1 - c₂z/(1 - ...))), from its last term on, as p/q.
+    """
+    c, z = a + b, 1.0 - 1.0 / v
+    p, p_a, p_b, p_z = 1.0, 0.0, 0.0, 0.0
+    q, q_a, q_b, q_z = 1.0, 0.0, 0.0, 0.0
+    for n in range(_fraction_terms(a, b, v), 0, -1):
+        m = float(n)
+        e = c + 2.0 * m
+        # Even terms: m (b + m) / ((e - 1) e).
+        up, down, down_c = m * (b + m), (e - 1.0) * e, 2.0 * e - 1.0
+        whole, whole_z = down * q, down * q_z
+        whole_a, whole_b = down_c * q + down * q_a, down_c * q + down * q_b
+        q = whole - z * up * p
+        q_a = whole_a - z * up * p_a
+        q_b = whole_b - z * (up * p_b + m * p)
+        q_z = whole_z - up * (p + z * p_z)
+        # Odd terms: (a + m - 1) (c + m - 1) / ((e - 2) (e - 1)).
+        m -= 1.0
+        up, down, down_c = (a + m) * (c + m), (e - 2.0) * (e - 1.0), 2.0 * e - 3.0
+        p, p_a, p_b, p_z, whole, whole_a, whole_b, whole_z = (
+            down * q,
+            down_c * q + down * q_a,
+            down_c * q + down * q_b,
+            down * q_z,
+            whole,
+            whole_a,
+            whole_b,
+            whole_z,
+        )
+        q = p - z * up * whole
+        q_a = p_a - z * (up * whole_a + (a + c + 2.0 * m) * whole)
+        q_b = p_b - z * (up * whole_b + (a + m) * whole)
+        q_z = p_z - up * (whole + z * whole_z)
+        if q > 1e150:
+            scale = 1.0 / q
+            p, p_a, p_b, p_z = p * scale, p_a * scale, p_b * scale, p_z * scale
+            q, q_a, q_b, q_z = 1.0, q_a * scale, q_b * scale, q_z * scale
+    t, over = p / q, 1.0 / q
+    return t, (p_a - t * q_a) * over, (p_b - t * q_b) * over, (p_z - t * q_z) * over / (v * v)
+
+
+@numba.njit(float64(float64, float64, float64), cache=True, error_model="numpy")
+def _fraction_value(a, b, v):
+    """The first of the numbers of ``_fraction``."""
+    c, z = a + b, 1.0 - 1.0 / v
+    p, q = 1.0, 1.0
+    for n in range(_fraction_terms(a, b, v), 0, -1):
+        m = float(n)
+        e = c + 2.0 * m
+        p, q = (e - 1.0) * e * q, (e - 1.0) * e * q - z * m * (b + m) * p
+        m -= 1.0
+        p, q = (e - 2.0) * (e - 1.0) * q, (e - 2.0) * (e - 1.0) * q - z * (a + m) * (c + m) * p
+        if q > 1e150:
+            p, q = p / q, 1.0
+    return p / q
+
+
+@numba.njit(types.UniTuple(float64, 2)(float64, float64, float64), cache=True, error_model="numpy")
+def beta_shares(a, b, v):
+    """``E[p/(p + v(1-p))]`` and ``E[v(1-p)/(p + v(1-p))]`` for ``p ~ Beta(a, b)``, which sum to 1.
+
+    The smaller is b/(a+b) ₂F₁(1, a; a+b+1; 1 - 1/v), or that with a and b exchanged and 1/v, by Gauss's
+    continued fraction: no pole, no cancellation. Relative error of both below 1e-12 for a and b from 0.02
+    to 1,500 and v from 1e-6 to 1e6.
+    """
+    if a >= b * v:
+        second = b / (a + b) * _fraction_value(a, b, v)
+        return 1.0 - second, second
+    first = a / (a + b) * _fraction_value(b, a, 1.0 / v)
+    return first, 1.0 - first
+
+
+@numba.njit(types.UniTuple(float64, 4)(float64, float64, float64), cache=True, error_model="numpy")
+def beta_share(a, b, v):
+    """The second of :func:`beta_shares`, and its derivatives by a, b and v."""
+    c = a + b
+    if a >= b * v:
+        t, t_a, t_b, t_v = _fraction(a, b, v)
+        return b / c * t, b / c * (t_a - t / c), (a / c * t + b * t_b) / c, b / c * t_v
+    t, t_b, t_a, t_u = _fraction(b, a, 1.0 / v)
+    return 1.0 - a / c * t, -(b / c * t + a * t_a) / c, -a / c * (t_b - t / c), a / c * t_u / (v * v)
 
 
 @numba.njit(float64(float64, float64), cache=True)
