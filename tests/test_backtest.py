@@ -547,10 +547,13 @@ def test_a_run_says_what_was_tested(done, table, tmp_path):
     block = tested.summary["backtest"]
     assert block["horizon"] == "13 weeks"
     assert block["horizons"] == done.summary["horizons"]
-    assert block["calibrated"] is None
+    assert block["calibrated"]["horizons"] == []
+    assert [one["share"] for one in block["calibrated"]["stress"]] == [0.1, 0.2]
+    mean = tested.result.total(tested.result.levels[-1]).mean()
+    assert block["calibrated"]["stress"][1]["low"] == pytest.approx(0.8 * mean)
     page = (place / "world" / "report.html").read_text()
     assert "Forecasts of the past were tested up to 13 weeks ahead" in page
-    assert "Calibrated interval: none, because" in page
+    assert "None, because the error that remains is not estimable" in page
     said = [text for *_, text in confidence(tested.summary | {"backtest": None})]
     assert any(text.startswith("Not yet measured: run python -m clvmodels backtest") for text in said)
     again = run.report(place / "world", out=place / "dearer", overrides=["value.margin=0.5"])

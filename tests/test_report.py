@@ -118,6 +118,7 @@ def make_posterior(draws: int = 200, seed: int = 2) -> Posterior:
 
 MEASURED = {"unit": "share", "level": "predictive", "coverage": 0.64, "band": [0.71, 1.0], "within": False}
 MEASURED |= {"bias": 0.014, "rms_z": 2.0}
+WIDE = tables.statistics(np.linspace(0.1, 0.2, 50), unit="share", level="calibrated")
 BACKTEST = {
     "horizon": "4 weeks",
     "held": None,
@@ -135,8 +136,26 @@ BACKTEST = {
             **dict.fromkeys(("orders", "revenue", "margin"), MEASURED),
         }
     ],
-    "calibrated": None,
-    "reason": "nothing estimated it.",
+    "calibrated": {
+        "day": "1997-09-30",
+        "base": "predictive",
+        "reason": "at 13 weeks there are fewer than 5 past forecasts without overlap",
+        "horizons": [
+            {"label": "4 weeks", "steps": 28, **dict.fromkeys(("orders", "revenue", "margin"), WIDE)}
+        ],
+        "equity": WIDE | {"horizon": "4 weeks"},
+        "stress": [{"share": 0.1, "low": 90.0, "high": 110.0, "unit": "USD", "level": "predictive"}],
+        "estimates": [
+            {
+                "horizon": "4 weeks",
+                "measure": "orders",
+                "used": {"value": 6, "unit": "origins"},
+                "estimable": True,
+                "bias": WIDE,
+                "scale": WIDE,
+            },
+        ],
+    },
     "rules_that_win": 0,
 }
 

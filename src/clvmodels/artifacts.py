@@ -25,6 +25,7 @@ LEVEL_CONTENTS = {
     "latent": "parameters, and who each customer really is",
     "predictive": "parameters, customers, and purchases and baskets as they will fall",
     "systematic": "parameters, customers, purchases, and shocks that all customers share",
+    "calibrated": "the level before, and the error that its own past forecasts left",
 }
 INTERVALS = (0.50, 0.90, 0.95)
 

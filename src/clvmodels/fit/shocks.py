@@ -21,7 +21,6 @@ the mean that their centres give: shocks widen a forecast, they do not lift it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -250,7 +249,7 @@ class _Process:
             return -float(self.density(point[None])[0])
 
         found = minimize(loss, np.zeros(3), method="Nelder-Mead").x
-        return found, _inverse_curvature(loss, found)
+        return found, importance.inverse_curvature(loss, found)
 
     def end(self, parameters: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Draws of (a, w) in the last week and of the coefficients, given all that was observed."""
@@ -297,19 +296,3 @@ def _native(points: np.ndarray) -> np.ndarray:
     return np.column_stack(
         [phi, *(scale * ndtri((1 + u) / 2) for scale, u in zip((SHOCK, STEP), sizes, strict=True))]
     )
-
-
-def _inverse_curvature(loss: Callable[[np.ndarray], float], at: np.ndarray, step: float = 0.1) -> np.ndarray:
-    """Covariance of the normal that fits at the mode, nowhere wider than the prior.
-
-    Differences over a tenth of a prior sd: the density is smooth on that scale.
-    """
-    k = len(at)
-    steps = step * np.eye(k)
-    hessian = np.empty((k, k))
-    for i in range(k):
-        for j in range(k):
-            corners = ((s * u, loss(at + s * steps[i] + u * steps[j])) for s in (1, -1) for u in (1, -1))
-            hessian[i, j] = sum(sign * value for sign, value in corners) / (4 * step**2)
-    value, vector = np.linalg.eigh((hessian + hessian.T) / 2)
-    return (vector / np.maximum(value, 1.0)) @ vector.T

@@ -19,9 +19,10 @@ from clvmodels.report import page, tables
 from clvmodels.report.files import write_csv
 from clvmodels.report.text import SPACE, fill, long_date
 from clvmodels.validate import backtest as testing
+from clvmodels.validate import calibration
 from clvmodels.validate.backtest import BAND, ENOUGH, LEVELS, PROBABILITIES, RULES, Backtest
 
-SCHEMA = 1
+SCHEMA = 2
 NOMINAL = 0.90
 """Probability of the intervals that verdicts and sentences are about."""
 DRIFT_TAIL = 0.99
@@ -67,6 +68,7 @@ def build(
     numbers: Mapping[str, int],
     *,
     left_out: Mapping[str, str],
+    known: Mapping[tuple[str, str], dt.date],
     drift: Mapping[str, Any] | None,
     last: dt.date,
     versions: Mapping[str, str],
@@ -79,6 +81,8 @@ def build(
         Origin (ISO date) → number of its day (period).
     left_out
         Horizons that were not tested, and why.
+    known
+        (Origin, horizon) → the day on which its truth was known.
     drift
         What :func:`clvmodels.run.backtesting` found when the last origin's parameters met the first
         origin's customers.
@@ -86,6 +90,7 @@ def build(
         Last day of the log.
     """
     found = testing.coverage(backtest, numbers)
+    errors = calibration.errors(backtest, numbers, known)
     table: dict[str, Any] = {
         "schema": SCHEMA,
         "name": config.name,
@@ -93,7 +98,7 @@ def build(
         "seed": config.seed,
         "time_unit": backtest.time_unit,
         "clock": backtest.clock,
-        "levels": {level: LEVEL_CONTENTS[level] for level in LEVELS},
+        "levels": {level: LEVEL_CONTENTS[level] for level in (*LEVELS, "calibrated")},
         "models": {
             role: {"family": model.family, "title": registry.get(model.family).title}
             for role, model in (("purchases", config.models.purchases), ("spend", config.models.spend))
@@ -111,7 +116,9 @@ def build(
         "scored": {"value": len(backtest.scored), "unit": "origins"},
         "left_out": dict(left_out),
         "horizons": _horizons(backtest, found),
-        "calibrated": None,
+        "calibrated": calibrated(errors, last, config.seed),
+        "calibration": calibration.coverage(backtest, errors, numbers, config.seed),
+        "errors": errors,
         "coverage": found,
         "rules": testing.rules(backtest),
         "decisions": _decisions(backtest),
@@ -133,7 +140,58 @@ def build(
     return table
 
 
-def block(table: Mapping[str, Any], share: np.ndarray, level: str) -> dict[str, Any]:
+def calibrated(errors: Sequence[Mapping[str, Any]], day: dt.date, seed: int) -> dict[str, Any]:
+    """The error that remains at each horizon, as it could be known on a day.
+
+    Returns
+    -------
+    dict
+        ``day``; ``base``, the level that is widened; ``horizons``: labels where it is estimable;
+        ``reason``, why it is not at the others (None: nowhere); ``estimates``: by horizon and measure the
+        number of origins ``used``, ``estimable``, and where it is ``bias`` (share by which more came than
+        the median forecast) and ``scale`` (sd of the logarithm).
+    """
+    estimates, reasons = [], []
+    labels = dict(sorted({row["horizon"]: row["steps"] for row in errors}.items(), key=lambda item: item[1]))
+    estimable: dict[str, list[bool]] = {label: [] for label in labels}
+    for measure in SHOWN:
+        known = calibration.remaining(errors, measure, day, seed)
+        reasons += [known.reason] if known.reason else []
+        for label in labels:
+            able = label in known.estimable
+            estimable[label].append(able)
+            bias, scale = known.of(label) if able else (None, None)
+            estimates.append(
+                {
+                    "horizon": label,
+                    "measure": measure,
+                    "used": {"value": known.used[label], "unit": "origins"},
+                    "estimable": able,
+                    "bias": None
+                    if bias is None
+                    else tables.statistics(np.expm1(bias), unit="share", level="calibrated"),
+                    "scale": None
+                    if scale is None
+                    else tables.statistics(scale, unit="share", level="calibrated"),
+                }
+            )
+    whole = [label for label, able in estimable.items() if all(able)]
+    rest = [label for label in labels if label not in whole]
+    reason = reasons[0] if reasons else None
+    if rest and whole:
+        reason = f"at {_and(rest)} there are fewer than {ENOUGH} past forecasts without overlap"
+    return {
+        "day": day.isoformat(),
+        "base": errors[0]["level"] if errors else None,
+        "horizons": whole,
+        "reason": reason,
+        "estimates": estimates,
+    }
+
+
+def block(
+    table: Mapping[str, Any], share: np.ndarray, level: str, calibrated: Mapping[str, Any]
+) -> dict[str, Any]:
     """What page one of a run says of its backtest.
 
     Parameters
@@ -144,6 +202,8 @@ def block(table: Mapping[str, Any], share: np.ndarray, level: str) -> dict[str, 
         Draws of the share of equity that lies within the longest tested horizon.
     level
         Of these draws.
+    calibrated
+        The calibrated intervals of the run, or why there are none.
     """
     tested = table["tested"]
     return {
@@ -154,8 +214,7 @@ def block(table: Mapping[str, Any], share: np.ndarray, level: str) -> dict[str, 
         "first": table["origins"][0]["date"],
         "last": table["origins"][-1]["date"],
         "horizons": table["horizons"],
-        "calibrated": table["calibrated"],
-        "reason": tested["reason"],
+        "calibrated": dict(calibrated),
         "rules_that_win": sum(row["wins"] for row in table["rules"]),
     }
 
@@ -239,18 +298,14 @@ def _holds(separate: int, within: Sequence[bool]) -> bool | None:
 
 
 def _tested(table: Mapping[str, Any]) -> dict[str, Any]:
-    """How far ahead forecasts were tested, how far the intervals held, and why none is calibrated."""
+    """How far ahead forecasts were tested, and how far the intervals held."""
     held = None
     for block in table["horizons"]:
         if not block["holds"]:
             break
         held = block["label"]
-    few = [b["label"] for b in table["horizons"] if b["separate"]["value"] < ENOUGH]
-    reason = "the error that the model does not contain has not been estimated from these origins"
-    if few:
-        reason += f"; with fewer than {ENOUGH} origins that do not overlap it is not estimable at {_and(few)}"
     longest = table["horizons"][-1]
-    return {"horizon": longest["label"], "steps": longest["steps"], "held": held, "reason": reason + "."}
+    return {"horizon": longest["label"], "steps": longest["steps"], "held": held}
 
 
 def _decisions(backtest: Backtest) -> list[dict[str, Any]]:
@@ -339,7 +394,25 @@ def sentences(table: Mapping[str, Any]) -> list[str]:
         if held
         else "So at no horizon can the intervals be taken at their word."
     )
-    return [*out, _about_rules(table), *_about_rankings(table)]
+    return [*out, _about_what_remains(table), _about_rules(table), *_about_rankings(table)]
+
+
+def _about_what_remains(table: Mapping[str, Any]) -> str:
+    """What is left of the error after the headline level, or why that cannot be said."""
+    found = table["calibrated"]
+    parts = [
+        f"{SHOWN[row['measure']]} at {row['horizon']}: {{calibrated.estimates.{k}.scale.mean:percent}} more, "
+        f"bias {{calibrated.estimates.{k}.bias.mean:percent}}"
+        for k, row in enumerate(found["estimates"])
+        if row["estimable"] and row["measure"] != "margin"
+    ]
+    if not parts:
+        return f"No interval is calibrated: {found['reason']}."
+    rest = f"; {found['reason']}" if found["reason"] else ""
+    return (
+        f"What level {found['base']} does not contain, by its own past errors ({'; '.join(parts)}), widens "
+        f"the calibrated intervals; the bias is not applied{rest}."
+    )
 
 
 def _textbook(block: Mapping[str, Any], k: int) -> str:
@@ -409,8 +482,9 @@ def write(
     """Write every file into an existing folder.
 
     ``backtest.html``, ``backtest.json``, ``backtest.nc`` (the record of every origin), ``weekly.parquet``,
-    ``scores.csv``, ``coverage.csv``, ``rules.csv``, ``decisions.csv``, ``split.csv``, ``reliability.csv``,
-    ``parameters.csv``, ``figures/``, ``config.yaml`` and ``manifest.json``.
+    ``scores.csv``, ``coverage.csv``, ``calibration.csv``, ``errors.csv``, ``rules.csv``, ``decisions.csv``,
+    ``split.csv``, ``reliability.csv``, ``parameters.csv``, ``figures/``, ``config.yaml`` and
+    ``manifest.json``.
     """
     from clvmodels.report import figures
 
@@ -420,7 +494,8 @@ def write(
     for name in ("scores", "decisions", "split", "reliability"):
         _write_rows(folder / f"{name}.csv", backtest.rows(name))
     _write_rows(folder / "rules.csv", backtest.rows("naive"))
-    _write_rows(folder / "coverage.csv", [_flat(row) for row in table["coverage"]])
+    for name in ("coverage", "calibration", "errors"):
+        _write_rows(folder / f"{name}.csv", [_flat(row) for row in table[name]])
     columns = ("origin", "role", "family", "parameter", "mean", "sd", "maximum")
     write_csv(folder / "parameters.csv", columns, parameter_rows(backtest))
     (folder / "config.yaml").write_text(config, encoding="utf-8")

@@ -132,6 +132,8 @@ def confidence(table: Mapping[str, Any]) -> list[tuple[bool | None, str, str]]:
     rows.append((None, "Beyond the data", beyond))
     rows.append(_holdout(table))
     rows.append(_backtest(table))
+    if table.get("backtest"):
+        rows.append((None, "Calibrated intervals", _calibrated(table["backtest"]["calibrated"])))
     checks = [
         c for c in _data_checks(table) if c["passed"] is not None and not c["name"].startswith("holdout")
     ]
@@ -208,7 +210,7 @@ def _holdout(table: Mapping[str, Any]) -> tuple[bool | None, str, str]:
 
 
 def _backtest(table: Mapping[str, Any]) -> tuple[bool | None, str, str]:
-    """How far ahead forecasts were tested on the past, what came of it, and what is calibrated."""
+    """How far ahead forecasts were tested on the past, and what came of it."""
     found, title = table.get("backtest"), "Tested on the past"
     if not found:
         return None, title, (
@@ -225,13 +227,52 @@ def _backtest(table: Mapping[str, Any]) -> tuple[bool | None, str, str]:
     held = found["held"]
     text = (
         f"Forecasts of the past were tested up to {found['horizon']} ahead, within which "
-        "{backtest.share.mean} of this equity lies. 90\u00a0% predictive intervals held: "
-        f"{'; '.join(parts)}. Validated horizon: {held or 'none'}. "
+        f"{{backtest.share.mean}} of this equity lies. 90{SPACE}% {_level(found)} intervals held: "
+        f"{'; '.join(parts)}. Validated horizon: {held or 'none'}."
     )
-    if found["calibrated"] is None:
-        text += f"Calibrated interval: none, because {found['reason']}"
     verdicts = [block["holds"] for block in found["horizons"]]
     return False if False in verdicts else True if all(verdicts) else None, title, text
+
+
+def _level(found: Mapping[str, Any]) -> str:
+    """The level whose intervals were tested; both, where not every horizon has the same."""
+    return " and ".join(dict.fromkeys(block["orders"]["level"] for block in found["horizons"]))
+
+
+def _calibrated(found: Mapping[str, Any]) -> str:
+    """The calibrated intervals, or why there are none and a stress in their place."""
+    at = "backtest.calibrated"
+    if not found["horizons"]:
+        changed = " and ".join(
+            f"by {{{at}.stress.{k}.share:percent}} {{currency}}{SPACE}{{{at}.stress.{k}.low}} to "
+            f"{{{at}.stress.{k}.high}}"
+            for k in range(len(found["stress"]))
+        )
+        return (
+            f"None, because {found['reason']}. Were everything to come out lower or "
+            f"higher, equity would be: {changed}."
+        )
+    parts = []
+    for k, block in enumerate(found["horizons"]):
+        key = f"{at}.horizons.{k}"
+        bias = [
+            f"{name} {{{at}.estimates.{j}.bias.mean:percent}}"
+            for j, row in enumerate(found["estimates"])
+            for name in [{"orders": "purchases", "revenue": "revenue"}.get(row["measure"])]
+            if name and row["horizon"] == block["label"]
+        ]
+        parts.append(
+            f"over {block['label']} purchases {{{key}.orders.interval_90.0}} to "
+            f"{{{key}.orders.interval_90.1}} and revenue {{currency}}{SPACE}"
+            f"{{{key}.revenue.interval_90.0}} to {{{key}.revenue.interval_90.1}} "
+            f"(bias of the past, not applied: {', '.join(bias)})"
+        )
+    rest = f" Not calibrated: {found['reason']}." if found["reason"] else ""
+    return (
+        f"90{SPACE}%, level {found['base']} widened by the errors that its past forecasts left: "
+        f"{'; '.join(parts)}; if the error of {found['equity']['horizon']} held for all of equity, "
+        f"{{currency}}{SPACE}{{{at}.equity.interval_90.0}} to {{{at}.equity.interval_90.1}}.{rest}"
+    )
 
 
 def _ninety(block: Mapping[str, Any], name: str) -> str:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from clvmodels import config as settings
-from clvmodels.artifacts import DAYS_PER_UNIT, Posterior, Summary
+from clvmodels.artifacts import DAYS_PER_UNIT, Equity, Posterior, Summary
 from clvmodels.config import Config, MarginByColumn
 from clvmodels.effects import fingerprint
 from clvmodels.errors import ConvergenceError, InputError
@@ -36,6 +36,7 @@ from clvmodels.run.stages import (
 if TYPE_CHECKING:
     from clvmodels.data.history import History
     from clvmodels.validate.backtest import Backtest, Horizon, Origin
+    from clvmodels.validate.systematic import Weather
 
 SEEN = 3
 """The first origin stands where this part (a third) of the log has been seen."""
@@ -178,7 +179,7 @@ def backtest(
     drift = _drift(config, history, found)
     table = reporting.build(
         found, config, numbers,
-        left_out=left_out, drift=drift, last=history.last, versions=versions(),
+        left_out=left_out, known=_known(history, found), drift=drift, last=history.last, versions=versions(),
     )  # fmt: skip
     result = BacktestResult(found, table, config, describe(clock, caught), folder)
     if folder is not None:
@@ -422,6 +423,16 @@ def _key(config: Config, summary: Summary, horizons: Sequence[Horizon]) -> str:
     return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()[:16]
 
 
+def _known(history: History, found: Backtest) -> dict[tuple[str, str], dt.date]:
+    """(Origin, horizon) → the last day of that horizon, on which its truth was known."""
+    steps = {horizon.label: horizon.steps for horizon in found.horizons}
+    return {
+        (origin.date.isoformat(), label): history.after(origin.date, steps[label])
+        for origin in found.scored
+        for label in origin.horizons
+    }
+
+
 def _drift(config: Config, history: History, found: Backtest) -> dict[str, Any] | None:
     """How badly the last origin's parameters describe the first origin's customers, family by family.
 
@@ -477,16 +488,81 @@ def beside(config: Config, folder: Path | None) -> dict[str, Any] | None:
     )
 
 
-def on_page_one(table: Mapping[str, Any], valuation: Any, level: str) -> dict[str, Any]:
-    """The block of a run's table: what was tested, and how much of this equity lies within."""
+def on_page_one(
+    table: Mapping[str, Any], valuation: Any, equity: Equity, weather: Weather, seed: int
+) -> dict[str, Any]:
+    """The block of a run's table: what was tested, how much of this equity lies within, what is calibrated.
+
+    Parameters
+    ----------
+    table
+        Content of ``backtest.json``.
+    equity
+        Of the run, all levels.
+    weather
+        Shared shocks of the run's window.
+    """
     from clvmodels.numerics.discounting import Flow
     from clvmodels.report import backtest as reporting
     from clvmodels.value.horizons import MEASURES, expected
 
-    per_unit = 1.0 if table["clock"] == "discrete" else DAYS_PER_UNIT[table["time_unit"]]
+    per_unit = _per_unit(table)
     flow = valuation.flow
     end = min(table["tested"]["steps"] / per_unit, flow.horizon)
     within = Flow(delta=flow.delta, horizon=end, timing=flow.timing, period=flow.period)
     everybody = np.zeros((len(valuation.summary), 1), np.int64)
     total = expected(valuation, [within, flow], everybody, 1).total[MEASURES.index("margin"), 0]
-    return reporting.block(table, total[0] / total[1], level)
+    found = _calibrated(table, valuation, equity, weather, seed)
+    return reporting.block(table, total[0] / total[1], equity.levels[0], found)
+
+
+def _per_unit(table: Mapping[str, Any]) -> float:
+    return 1.0 if table["clock"] == "discrete" else DAYS_PER_UNIT[table["time_unit"]]
+
+
+def _calibrated(
+    table: Mapping[str, Any], valuation: Any, equity: Equity, weather: Weather, seed: int
+) -> dict[str, Any]:
+    """Intervals widened by the errors that were known on the day of the valuation, or why there are none."""
+    from clvmodels.report import backtest as reporting
+    from clvmodels.report.tables import statistics
+    from clvmodels.validate import backtest as testing
+    from clvmodels.validate import calibration, systematic
+    from clvmodels.value import horizons as ahead
+    from clvmodels.value import valuation as any_valuation
+
+    day, last = valuation.summary.observation_end, equity.levels[-1]
+    total, money = equity.total(last), equity.currency
+    found = reporting.calibrated(table["errors"], day, seed)
+    out: dict[str, Any] = {name: found[name] for name in ("day", "base", "reason", "estimates")}
+    out |= {"horizons": [], "equity": None, "stress": None}
+    labels = found["horizons"]
+    if labels and found["base"] not in equity.levels:
+        labels = []
+        out["reason"] = f"past errors are those of level {found['base']}, which this run does not have"
+    if not labels:
+        out["stress"] = [
+            {"share": share, "low": (1 - share) * total.mean(), "high": (1 + share) * total.mean(),
+             "unit": money, "level": last}
+            for share in calibration.STRESS
+        ]  # fmt: skip
+        return out
+    steps = {row["horizon"]: row["steps"] for row in table["errors"]}
+    lengths = [steps[label] / _per_unit(table) for label in labels]
+    count = testing.draws_for(len(valuation.summary))
+    picks = np.linspace(0, len(valuation.posterior) - 1, count).round().astype(int)
+    few = any_valuation(valuation.summary, valuation.posterior.picked(picks), valuation.assumptions, seed)
+    drawn = ahead.simulated(few, lengths, np.zeros((len(few.summary), 1), np.int64), 1).predictive[:, 0]
+    if found["base"] == "systematic":
+        drawn = drawn * systematic.upto(weather, valuation, lengths, seed)[..., picks]
+    known = {m: calibration.remaining(table["errors"], m, day, seed) for m in ahead.MEASURES}
+    units = {"orders": "orders", "revenue": money, "margin": money}
+    for k, label in enumerate(labels):
+        block: dict[str, Any] = {"label": label, "steps": steps[label]}
+        for m, measure in enumerate(ahead.MEASURES):
+            wide, _ = known[measure].widened(drawn[m, k], label, seed)
+            block[measure] = statistics(wide, unit=units[measure], level="calibrated")
+        out["horizons"].append(block)
+    wide, _ = known["margin"].widened(total, labels[-1], seed)
+    out["equity"] = statistics(wide, unit=money, level="calibrated") | {"horizon": labels[-1]}
+    return out

@@ -520,7 +520,7 @@ def valued(
     clock.lap("checks")
     tested, block = tested or backtesting.beside(config, folder), None
     if tested is not None:
-        block = backtesting.on_page_one(tested, valuation, result.levels[0])
+        block = backtesting.on_page_one(tested, valuation, result, weather, config.seed)
         met = (*met, *(Check(**check) for check in tested["checks"]))
     checks = (*gate, *met, *systematic.checks(weather))
     diagnostics = {"converged": converged(gate)}

@@ -40,7 +40,7 @@ from clvmodels.value import horizons as ahead
 from clvmodels.value import valuation as any_valuation
 from clvmodels.value.horizons import MEASURES
 
-RECORD = 2
+RECORD = 3
 """Changes when what an :class:`Origin` holds changes; kept origins of another number are made anew."""
 LEVELS = ("expected", "latent", "predictive", "systematic")
 PROBABILITIES = (0.50, 0.80, 0.90, 0.95)
@@ -101,7 +101,8 @@ class Origin:
         One row per horizon: revenue ``actual``, ``given_count`` (expected spend times actual
         purchases) and ``expected``; ``spend_error`` and ``purchase_error`` are their log ratios.
     naive
-        One row per horizon, measure and rule: ``forecast``, the model's ``mean``, ``actual``.
+        One row per horizon, measure and rule: ``forecast``, the model's ``mean`` (level predictive) and
+        ``mean_systematic`` (None where there are no shocks), ``actual``.
     decisions
         One row per horizon: top-decile capture, Gini coefficients, Brier scores.
     reliability
@@ -263,11 +264,15 @@ def evaluate(
                 scores.append(about | _of(measure, level, "", "", len(summary)) | row)
             for g, (column, group) in enumerate(names[1:], start=1):
                 inside = (member == g).any(axis=1)
-                found = score(drawn.predictive[m, g, k], float(truth[m][inside].sum()))
-                scores.append(about | _of(measure, "predictive", column, group, int(inside.sum())) | found)
+                came = float(truth[m][inside].sum())
+                for level, scale in (("predictive", 1.0), ("systematic", factor[m, k])):
+                    part = drawn.predictive[m, g, k] * scale
+                    if np.isfinite(part).all():
+                        found = _of(measure, level, column, group, int(inside.sum())) | score(part, came)
+                        scores.append(about | found)
         given = float((mean.spend * count).sum())
         split.append(about | _split(float(paid.sum()), given, float(mean.total[1, 0, k].mean())))
-        naive += [about | row for row in _naive(history, position, origin, horizon, truth, total[2, :, k])]
+        naive += [about | row for row in _naive(history, position, origin, horizon, truth, total[2:, :, k])]
         decisions.append(about | _decisions(history, position, origin, horizon, truth, mean, drawn, k))
         reliability += [about | row for row in reliable(drawn.bought[:, k], count > 0)]
     return Origin(
@@ -406,9 +411,15 @@ def _naive(
     origin: dt.date,
     horizon: Horizon,
     truth: np.ndarray,
-    predictive: np.ndarray,
+    drawn: np.ndarray,
 ) -> list[dict[str, Any]]:
-    """Totals that need no model, for the same customers; a rule that the log is too short for is left out."""
+    """Totals that need no model, for the same customers; a rule that the log is too short for is left out.
+
+    Parameters
+    ----------
+    drawn
+        Totals at levels predictive and systematic, shape (2, measure, draw); NaN where there are no shocks.
+    """
     first = int(history.number(history.first)) - 1
     now, year = int(history.number(origin)), _year(history)
     seen = min(now - first, year)
@@ -428,7 +439,10 @@ def _naive(
                         "measure": measure,
                         "rule": rule,
                         "forecast": factor * float(found[m][0]),
-                        "mean": float(predictive[m].mean()),
+                        "mean": float(drawn[0, m].mean()),
+                        "mean_systematic": (
+                            float(drawn[1, m].mean()) if np.isfinite(drawn[1, m]).all() else None
+                        ),
                         "actual": float(truth[m].sum()),
                     }
                 )
@@ -643,11 +657,16 @@ def separate(numbers: Sequence[int], steps: int) -> int:
     numbers
         Origins as days (periods), ascending.
     """
-    count, free = 0, -(2**60)
-    for number in numbers:
-        if number >= free:
-            count, free = count + 1, number + steps
-    return count
+    return len(apart(numbers, steps))
+
+
+def apart(numbers: Sequence[int], steps: int) -> list[int]:
+    """Positions of the most origins that can be chosen without overlap, the latest of them, ascending."""
+    chosen: list[int] = []
+    for k in range(len(numbers) - 1, -1, -1):
+        if not chosen or numbers[k] + steps <= numbers[chosen[-1]]:
+            chosen.append(k)
+    return chosen[::-1]
 
 
 def band(count: int, probability: float) -> tuple[float, float] | None:
@@ -676,14 +695,21 @@ def coverage(backtest: Backtest, numbers: Mapping[str, int]) -> list[dict[str, A
         ``width_90`` (mean, over the mean of means); for each probability ``coverage_p``, ``band_p``
         (low, high) and ``within_p``, whether the coverage lies in the band.
     """
-    steps = {horizon.label: horizon.steps for horizon in backtest.horizons}
-    found: dict[tuple[str, ...], list[dict[str, Any]]] = {}
-    for row in backtest.rows("scores"):
+    return summed(backtest.rows("scores"), backtest.horizons, numbers)
+
+
+def summed(
+    scores: Sequence[Mapping[str, Any]], horizons: Sequence[Horizon], numbers: Mapping[str, int]
+) -> list[dict[str, Any]]:
+    """:func:`coverage` of rows of scores."""
+    steps = {horizon.label: horizon.steps for horizon in horizons}
+    found: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
+    for row in scores:
         key = tuple(row[name] for name in ("horizon", "measure", "level", "column", "group"))
         found.setdefault(key, []).append(row)
     out = []
     for (horizon, measure, level, column, group), rows in found.items():
-        apart = separate(sorted(numbers[row["origin"]] for row in rows), steps[horizon])
+        alone = separate(sorted(numbers[row["origin"]] for row in rows), steps[horizon])
         z = np.array([row["z"] for row in rows if row["z"] is not None])
         ratios = [row["log_ratio"] for row in rows if row["log_ratio"] is not None]
         logs = [row["log_score"] for row in rows if row["log_score"] is not None]
@@ -693,7 +719,7 @@ def coverage(backtest: Backtest, numbers: Mapping[str, int]) -> list[dict[str, A
         width = float(np.mean([row["high_90"] - row["low_90"] for row in rows]))
         entry: dict[str, Any] = {
             "horizon": horizon, "measure": measure, "level": level, "column": column, "group": group,
-            "origins": len(rows), "separate": apart,
+            "origins": len(rows), "separate": alone,
             "mean_z": float(z.mean()) if len(z) else None,
             "rms_z": float(np.sqrt((z**2).mean())) if len(z) else None,
             "log_ratio": float(np.mean(ratios)) if ratios else None,
@@ -706,7 +732,7 @@ def coverage(backtest: Backtest, numbers: Mapping[str, int]) -> list[dict[str, A
         for probability in PROBABILITIES:
             name = f"{100 * probability:.0f}"
             share = float(np.mean([row[f"inside_{name}"] for row in rows]))
-            limits = band(apart, probability)
+            limits = band(alone, probability)
             entry |= {f"coverage_{name}": share, f"band_{name}": limits}
             entry[f"within_{name}"] = limits is not None and limits[0] <= share <= limits[1]
         out.append(entry)

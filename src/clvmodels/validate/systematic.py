@@ -19,9 +19,11 @@ from clvmodels.artifacts import DAYS_PER_UNIT, Check, FamilyPosterior, Summary
 from clvmodels.fit import shocks
 from clvmodels.models import registry
 from clvmodels.models.family import SpendFamily
+from clvmodels.numerics.discounting import Flow
 from clvmodels.value import AnyValuation, Natives
+from clvmodels.value import horizons as ahead
 from clvmodels.value import valuation as any_valuation
-from clvmodels.value.horizons import in_window
+from clvmodels.value.horizons import MEASURES, in_window
 
 THIN = 50
 """Draws over which the window's expectation is averaged."""
@@ -220,6 +222,31 @@ def effects(weather: Weather, valuation: AnyValuation, bands: np.ndarray, seed: 
     return Effects(
         value=total, orders=factors(orders, flow, until).T, revenue=factors(revenue, flow, until).T
     )
+
+
+def upto(weather: Weather, valuation: AnyValuation, lengths: Sequence[float], seed: int) -> np.ndarray:
+    """Factors on undiscounted totals up to each horizon, as a backtest makes them.
+
+    Parameters
+    ----------
+    lengths
+        Ascending, in time units.
+    seed
+        That of :func:`effects` gives the same paths.
+
+    Returns
+    -------
+    Shape (measure, horizon, draw); the weeks of a path are weighed by expected purchases and revenue.
+    """
+    step = 1.0 if valuation.summary.clock == "discrete" else 7.0 / DAYS_PER_UNIT[valuation.summary.time_unit]
+    until = [max(1, int(np.ceil(length / step - 1e-9))) for length in lengths]
+    few = any_valuation(valuation.summary, valuation.posterior.thinned(THIN), valuation.assumptions, seed)
+    flows = [Flow(delta=0.0, start=step * k, horizon=step * (k + 1)) for k in range(until[-1])]
+    everybody = np.zeros((len(valuation.summary), 1), np.int64)
+    flow = ahead.expected(few, flows, everybody, 1).total[:, 0].mean(axis=-1)
+    orders, revenue = weather.paths(until[-1], seed)
+    by_orders, by_revenue = factors(orders, flow[0], until), factors(revenue, flow[1], until)
+    return np.stack([{"orders": by_orders}.get(measure, by_revenue) for measure in MEASURES])
 
 
 def checks(weather: Weather) -> tuple[Check, ...]:
