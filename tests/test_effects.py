@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import warnings
 from dataclasses import replace
 
@@ -16,6 +17,8 @@ from clvmodels.artifacts import Posterior, Segment, Summary
 from clvmodels.config import CovariateColumn, CovariatesConfig, FitConfig, ModelsConfig, PoolConfig
 from clvmodels.data import design
 from clvmodels.effects import Effects, Term
+from clvmodels.equity import bridge as bridging
+from clvmodels.equity.bridge import Side
 from clvmodels.errors import InputError
 from clvmodels.fit.graph import Target
 from clvmodels.fit.links import Design, LinkedTarget
@@ -668,6 +671,55 @@ def test_totals_ahead_are_sums_over_patterns(people, posterior):
     ]
     np.testing.assert_allclose(sum(part[0] for part in parts), orders, rtol=1e-12)
     assert (paid > 0).all()
+
+
+# ---------------------------------------------------------------- bridge
+
+
+def test_a_bridge_of_customers_who_differ_has_the_values_of_both_dates(people, posterior):
+    """Opening and closing are those of a valuation; lines lead from one to the other in every draw."""
+    draws = posterior.thinned(30)
+    after = people.take(np.arange(90))
+    fresh = np.arange(90) >= 70
+    old = people.take(np.flatnonzero(~fresh))
+    more = np.arange(90) % 3 == 0
+    columns = {
+        **after.columns,
+        "T": np.where(fresh, 6.0, after["T"] + 10),
+        "frequency": np.where(fresh, 1.0, after["frequency"] + more),
+        "recency": np.where(fresh, 3.0, np.where(more, after["T"] + 5, after["recency"])),
+        "monetary_value": np.where(after["frequency"] > 0, after["monetary_value"], 30.0),
+    }
+    end = old.observation_end + dt.timedelta(days=70)
+    first = np.where(fresh, np.datetime64(end) - 42, old.first_day[0])
+    new = replace(after, columns=columns, observation_end=end, first_day=first.astype("datetime64[D]"))
+    turned = Posterior(
+        purchases=draws.picked(np.arange(30)[::-1]).purchases, spend=draws.spend,
+        time_unit=draws.time_unit, currency=draws.currency,
+    )  # fmt: skip
+    sides = [
+        Side(summary=summary, posterior=drawn, assumptions=make_assumptions(summary))
+        for summary, drawn in ((old, draws), (new, turned))
+    ]
+    found = bridging.build(*sides)
+    published = [
+        sum(valuation(side.summary, side.posterior, side.assumptions, 1).expected(then=lambda t: t.sum()))
+        for side in sides
+    ]
+    for movement in found.movements.values():
+        np.testing.assert_allclose(movement["opening"], published[0][found.order], rtol=1e-9)
+        np.testing.assert_allclose(movement["closing"], published[1], rtol=1e-9)
+        assert abs(movement.residual).max() < 1e-9 * published[1].mean()
+        parts = sum(movement.newcomers[name] for name in ("acquired", "unwinding", "release", "experience"))
+        np.testing.assert_allclose(parts, movement["new"], rtol=1e-9)
+    assert found.counts["new"] == 20
+    same = bridging.build(*(replace(side, posterior=draws) for side in sides))
+    assert same.coupling == "identical"
+    # Effects that differ are another posterior, though the centre is the same.
+    effects = draws.purchases.effects
+    moved = replace(draws.purchases, effects=replace(effects, draws=effects.draws + 0.1))
+    other = replace(sides[1], posterior=replace(draws, purchases=moved))
+    assert bridging.build(sides[0], other).coupling == "independent"
 
 
 # ---------------------------------------------------------------- what if, new customers, effects on value

@@ -11,6 +11,7 @@ import pytest
 
 import clvmodels as clv
 from clvmodels import config as conf
+from clvmodels.equity.bridge import LINES
 from clvmodels.errors import InputError
 
 CONFIG = {
@@ -94,8 +95,31 @@ def test_a_run_with_effects_is_read_back(run, log):
     assert new.value["expected"].mean() > new.spend["expected"].mean() * 0.3
     with pytest.raises(InputError, match="no counterpart in pymc-marketing"):
         run.to_pymc_marketing()
-    with pytest.raises(InputError, match="a bridge does not know effects yet"):
-        clv.bridge(CONFIG, "2024-06-30", "2024-12-29", log)
+
+
+def test_a_bridge_and_a_history_follow_customers_who_differ(run, log, tmp_path):
+    """Both dates by their own designs; a channel that the opening has not seen comes from its hierarchy."""
+    late = log.assign(channel=np.where(log["day"] > "2024-06-30", "late", log["channel"]))
+    config = CONFIG | {"fit": {"sampler": "map"}}
+    found = clv.bridge(config, "2024-06-28", "2024-12-29", late).bridge
+    for movement in found.movements.values():
+        assert abs(movement.residual).max() < 1e-9 * movement["closing"].mean()
+    labels, lines = found.movements["opening"].segments["channel"]
+    late_ones = lines[:, labels.index("late")]
+    assert (late_ones[LINES.index("opening")] == 0).all()
+    assert (late_ones[LINES.index("new")] > 0).all()
+    closing = clv.fit(config, late)
+    np.testing.assert_allclose(
+        found.movements["closing"]["closing"], closing.equity.total("point"), rtol=1e-9
+    )
+    plain = config | {"data": {k: v for k, v in CONFIG["data"].items() if k != "observation_end"}}
+    asked = {"start": "2024-06-28", "end": "2024-09-28", "every": "quarter", "out": tmp_path / "history"}
+    series = clv.history(plain, transactions=late, **asked)
+    assert [date["skipped"] for date in series.summary["dates"]] == [None, None]
+    assert len(series.summary["periods"]) == 1
+    assert clv.history(plain, transactions=late, **asked).computed == ()
+    older = late.assign(age=late["age"].replace("30", "31"))
+    assert len(clv.history(plain, transactions=older, **asked).computed) == 3, "a covariate has changed"
 
 
 def test_on_is_a_word_in_a_config(tmp_path):

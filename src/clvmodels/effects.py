@@ -322,7 +322,9 @@ class Effects:
     def _new_level(self, term: Term, at: int, label: str) -> np.ndarray:
         """The hierarchy's predictive for a level it has not seen; a later month walks on from the last."""
         words = f"{term.driver} {term.column} {label}".encode()
-        normal = np.random.default_rng(list(words)).standard_normal(len(self.flat))
+        normal = np.zeros(1)  # of one parameter vector: the hierarchy's centre
+        if len(self.flat) > 1:
+            normal = np.random.default_rng(list(words)).standard_normal(len(self.flat))
         if term.kind == "pool":
             return self.sd(term) * normal
         last = self.flat[:, at + len(term.labels) - 1]

@@ -32,12 +32,15 @@ class Log:
     ----------
     first, last
         Days of its first and last purchase.
+    features
+        Those of ``config.segments`` that only covariates and pooling read.
     """
 
     source: Source
     config: DataConfig
     first: dt.date
     last: dt.date
+    features: tuple[str, ...] = ()
 
     def end(self, day: dt.date) -> dt.date:
         """Where observation ends for ``day``: there, or with the last complete period before."""
@@ -53,7 +56,7 @@ class Log:
             As :func:`clvmodels.data.summarise` does.
         """
         with _tidy(self.source) as source:
-            return as_it_stood(summary_of(source, self._until(day), statistics))
+            return as_it_stood(summary_of(source, self._until(day), statistics, self.features))
 
     def between(self, start: dt.date, end: dt.date, deltas: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
         """Revenue of each customer in (start, end], see :func:`clvmodels.data.realized.realized`."""
@@ -95,13 +98,14 @@ def opened_log(
     *,
     transactions: Any = None,
     margin_column: str | None = None,
+    features: tuple[str, ...] = (),
     base: Path = Path("."),
 ) -> Iterator[Log]:
     """Open a log for several dates; the windows of ``config`` are left aside.
 
     Parameters
     ----------
-    config, transactions, margin_column, base
+    config, transactions, margin_column, features, base
         As for :func:`clvmodels.data.summarise`.
 
     Raises
@@ -111,13 +115,15 @@ def opened_log(
     """
     if config.kind == "summary":
         raise InputError("data.kind is summary: several dates need a log of transactions, with dates.")
-    config = config.model_copy(update={"observation_end": None, "holdout_end": None})
+    more = tuple(name for name in features if name not in config.segments)
+    window = {"observation_end": None, "holdout_end": None}
+    config = config.model_copy(update={**window, "segments": (*config.segments, *more)})
     with opened(config, transactions, margin_column, base, []) as source:
         source = replace(source, table=source.keep(source.table))
         with _tidy(source) as some:
             counts = clean(some, config).counts
         first, last = (dt.date.fromisoformat(counts[f"{which}_date"]) for which in ("first", "last"))
-        yield Log(source, config, first, last)
+        yield Log(source, config, first, last, more)
 
 
 def as_it_stood(summary: Summary) -> Summary:

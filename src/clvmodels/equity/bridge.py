@@ -36,19 +36,28 @@ the same customers have the expectation e^(δτ) O.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 
-from clvmodels.artifacts import DAYS_PER_UNIT, Assumptions, Posterior, Segment, Summary, interval
+from clvmodels.artifacts import (
+    DAYS_PER_UNIT,
+    Assumptions,
+    FamilyPosterior,
+    Posterior,
+    Segment,
+    Summary,
+    interval,
+)
+from clvmodels.effects import Effects
 from clvmodels.equity import newcomers
 from clvmodels.equity.shapley import contributions
 from clvmodels.errors import InputError
 from clvmodels.models import registry
 from clvmodels.numerics import loops
-from clvmodels.value import Flow, valuation_flow
+from clvmodels.value import Flow, Natives, valuation_flow
 from clvmodels.value.presence import span, tabulate_presence
 from clvmodels.value.residual import tabulate
 from clvmodels.value.stream import spend_statistics
@@ -679,8 +688,15 @@ def _equal(a: Posterior, b: Posterior) -> bool:
     return all(
         getattr(a, role).family == getattr(b, role).family
         and np.array_equal(getattr(a, role).flat, getattr(b, role).flat)
+        and _same_effects(getattr(a, role).effects, getattr(b, role).effects)
         for role in ("purchases", "spend")
     )
+
+
+def _same_effects(a: Effects | None, b: Effects | None) -> bool:
+    if a is None or b is None:
+        return a is b
+    return a.terms == b.terms and np.array_equal(a.flat, b.flat)
 
 
 def _reordered(posterior: Posterior, order: np.ndarray) -> Posterior:
@@ -688,7 +704,10 @@ def _reordered(posterior: Posterior, order: np.ndarray) -> Posterior:
     parts = {}
     for role in ("purchases", "spend"):
         part = getattr(posterior, role)
-        parts[role] = replace(part, draws=part.flat[order][None]) if len(part.flat) > 1 else part
+        if len(part.flat) > 1:
+            effects = part.effects and replace(part.effects, draws=part.effects.flat[order][None])
+            part = replace(part, draws=part.flat[order][None], effects=effects)
+        parts[role] = part
     return replace(posterior, **parts)
 
 
@@ -697,7 +716,7 @@ def _total(side: Side, posterior: Posterior, flow: Flow) -> np.ndarray:
     policy = _Cost.of(side.assumptions)
     bought = _Purchases(side.summary, posterior, [flow], [flow] if policy.alive else [])
     spent = _Spend(side.summary, posterior)
-    customers = np.argsort(bought.rows.index, kind="stable")
+    customers = bought.order
     total = np.zeros(len(posterior))
     for low in range(0, len(customers), _TILE):
         tile = customers[low : low + _TILE]
@@ -731,30 +750,84 @@ class _Cost:
         return self.addressed * float(span([replace(flow, horizon=end)], discrete)[0])
 
 
+@dataclass(frozen=True)
+class _Patterns:
+    """Customers by what they share of one posterior's native draws: all of them, without effects.
+
+    Attributes
+    ----------
+    draws
+        Native draws of each pattern, shape (draw, parameter).
+    members
+        Customers of each.
+    number, local
+        Pattern of each customer, and its position in ``members``.
+    """
+
+    draws: list[np.ndarray]
+    members: list[np.ndarray]
+    number: np.ndarray
+    local: np.ndarray
+
+    @classmethod
+    def of(cls, part: FamilyPosterior, summary: Summary, draws: int) -> _Patterns:
+        found = cls([], [], np.empty(len(summary), int), np.empty(len(summary), int))
+        for theta, members in Natives.of(part, summary).groups():
+            found.number[members], found.local[members] = len(found.draws), np.arange(len(members))
+            found.draws.append(np.array(np.broadcast_to(theta, (draws, theta.shape[1])), order="C"))
+            found.members.append(members)
+        return found
+
+    def over(self, customers: np.ndarray) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+        """Pattern, places among ``customers``, and positions in ``members``."""
+        number = self.number[customers]
+        for k in np.unique(number):
+            at = np.flatnonzero(number == k)
+            yield int(k), at, self.local[customers[at]]
+
+
 class _Purchases:
     """Expected discounted purchases, and time alive, of a summary's customers under one posterior."""
 
     def __init__(self, summary: Summary, posterior: Posterior, flows: list[Flow], alive: list[Flow]) -> None:
         self.family = registry.purchases(posterior.purchases.family)
-        self.draws = posterior.pairs()[0]
-        self.rows = summary.fold(self.family.state)
-        self.table = tabulate(self.family, self.draws, self.rows.stats, flows)
-        self.presence = tabulate_presence(self.family, self.draws, self.rows.stats, alive) if alive else None
+        self.patterns = _Patterns.of(posterior.purchases, summary, len(posterior))
+        self.shape = len(flows), len(posterior)
+        rows, self.tables, self.presence = [], [], []
+        for draws, members in zip(self.patterns.draws, self.patterns.members, strict=True):
+            own = summary.take(members).fold(self.family.state)
+            rows.append(own)
+            self.tables.append(tabulate(self.family, draws, own.stats, flows))
+            if alive:
+                self.presence.append(tabulate_presence(self.family, draws, own.stats, alive))
+        self.rows = rows
+
+    @property
+    def order(self) -> np.ndarray:
+        """Customers, those of equal pattern and statistics next to each other."""
+        return np.concatenate([
+            members[np.argsort(rows.index, kind="stable")]
+            for members, rows in zip(self.patterns.members, self.rows, strict=True)
+        ])  # fmt: skip
 
     def at(self, customers: np.ndarray) -> np.ndarray:
         """Purchases, shape (customer, flow, draw)."""
-        return self._times_alive(self.table, customers)
+        return self._times_alive(self.tables, customers)
 
     def there(self, customers: np.ndarray) -> np.ndarray:
         """Time alive, shape (customer, flow, draw), time units."""
-        assert self.presence is not None
+        assert self.presence
         return self._times_alive(self.presence, customers)
 
-    def _times_alive(self, table: Any, customers: np.ndarray) -> np.ndarray:
-        rows, place = np.unique(self.rows.index[customers], return_inverse=True)
-        alive = np.empty((len(rows), len(self.draws)))
-        loops.over_stats(self.family.p_alive, self.draws, np.ascontiguousarray(self.rows.stats[rows]), alive)
-        return (table.at(rows) * alive[:, None, :])[place]
+    def _times_alive(self, tables: Sequence[Any], customers: np.ndarray) -> np.ndarray:
+        out = np.empty((len(customers), *self.shape))
+        for k, at, local in self.patterns.over(customers):
+            own, draws = self.rows[k], self.patterns.draws[k]
+            rows, place = np.unique(own.index[local], return_inverse=True)
+            alive = np.empty((len(rows), len(draws)))
+            loops.over_stats(self.family.p_alive, draws, np.ascontiguousarray(own.stats[rows]), alive)
+            out[at] = (tables[k].at(rows) * alive[:, None, :])[place]
+        return out
 
 
 class _Spend:
@@ -762,13 +835,18 @@ class _Spend:
 
     def __init__(self, summary: Summary, posterior: Posterior) -> None:
         self.family = registry.spend(posterior.spend.family)
-        self.draws = posterior.pairs()[1]
+        self.patterns = _Patterns.of(posterior.spend, summary, len(posterior))
         self.stats = spend_statistics(self.family, summary)
+        self.draws = len(posterior)
 
     def at(self, customers: np.ndarray) -> np.ndarray:
         """Shape (customer, draw)."""
-        out = np.empty((len(customers), len(self.draws)))
-        loops.over_stats(self.family.expected_spend, self.draws, self.stats[customers], out)
+        out = np.empty((len(customers), self.draws))
+        for k, at, _ in self.patterns.over(customers):
+            own = np.empty((len(at), self.draws))
+            stats = self.stats[customers[at]]
+            loops.over_stats(self.family.expected_spend, self.patterns.draws[k], stats, own)
+            out[at] = own
         return out
 
 
@@ -839,19 +917,27 @@ class _Plan:
         if not len(fresh):
             return {}, np.zeros(1)
         model, side = (2, 1) if basis == "closing" else (0, 0)
-        posterior = self.posteriors[model]
-        everybody = self.states(_Tile("new", self.kinds.old["new"], fresh))
+        margins = self.states(_Tile("new", self.kinds.old["new"], fresh)).margins[side]
+        bought, spent_by = self.tables[1][model]
+        buys, pays = bought.patterns.number[fresh], spent_by.patterns.number[fresh]
+        both, group = np.unique(np.column_stack([buys, pays]), axis=0, return_inverse=True)
         cost = self.costs[side]
-        parts, spent = newcomers.since_acquired(
-            (registry.purchases(posterior.purchases.family), registry.spend(posterior.spend.family)),
-            posterior.pairs(),
-            self.smooth[side],
-            self.sides[1].summary["T"][fresh],
-            everybody.margins[side],
-            smooth,
-            alive=cost.alive,
-            contact=functools.partial(cost.contact, discrete=self.discrete),
-        )
+        parts: dict[str, np.ndarray] = {}
+        spent: np.ndarray = np.zeros(1)
+        for k, (one, other) in enumerate(both):
+            some = np.flatnonzero(group.ravel() == k)
+            found, paid = newcomers.since_acquired(
+                (bought.family, spent_by.family),
+                (bought.patterns.draws[one], spent_by.patterns.draws[other]),
+                self.smooth[side],
+                self.sides[1].summary["T"][fresh[some]],
+                margins[some],
+                smooth if k == 0 else np.zeros(1),  # the line's parts add up to the value of all
+                alive=cost.alive,
+                contact=functools.partial(cost.contact, discrete=self.discrete),
+            )
+            parts = {name: value + parts.get(name, 0.0) for name, value in found.items()}
+            spent = spent + paid
         periodic = self.full[model] != self.smooth[side]
         return parts | ({"periods": line - smooth} if periodic else {}), spent
 

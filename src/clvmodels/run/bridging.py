@@ -28,7 +28,6 @@ from clvmodels.run.stages import (
     margins,
     new_folder,
     pass_gate,
-    refuse_effects,
     refuse_existing,
     resolve_assumptions,
     statistics,
@@ -146,6 +145,7 @@ def bridge(
         If the draws of either date do not pass the gate.
     """
     from clvmodels import fit as fitting
+    from clvmodels.data import design
     from clvmodels.data.log import opened_log
     from clvmodels.equity.bridge import Side
 
@@ -171,7 +171,7 @@ def bridge(
     for role in ("purchases", "spend"):
         for used in (before, after):
             fitting.check_model(getattr(used.models, role), role)
-    refuse_effects(after, "a bridge")
+            fitting.check_effects(used.models)
     good = True
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -179,7 +179,13 @@ def bridge(
         data: list[Summary] = []
         with contextlib.ExitStack() as stack:
             columns = [margin_column(used) for used in (before, after)]
-            read = functools.partial(opened_log, plain.data, transactions=transactions, base=plain.base)
+            read = functools.partial(
+                opened_log,
+                plain.data,
+                transactions=transactions,
+                features=tuple(dict.fromkeys((*before.models.columns, *after.models.columns))),
+                base=plain.base,
+            )
             log = stack.enter_context(read(margin_column=columns[1] or columns[0]))
             first = log
             if columns[0] and columns[1] and columns[0] != columns[1]:
@@ -197,9 +203,11 @@ def bridge(
 
         def posterior(used: Config, found: Summary) -> Posterior:
             nonlocal good
+            models = used.models
             draws = fitting.fit(
-                found, used.models.purchases, used.models.spend, used.fit, used.seed, progress=progress
-            )
+                found, models.purchases, models.spend, used.fit, used.seed, progress,
+                design.terms(models, found),
+            )  # fmt: skip
             gate = fitting.gate(draws)
             pass_gate(gate, used, folder, draws, found)
             good = good and converged(gate)

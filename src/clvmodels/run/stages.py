@@ -105,12 +105,6 @@ def statistics(config: Config) -> tuple[Statistic, ...]:
     return tuple(dict.fromkeys(needed))
 
 
-def refuse_effects(config: Config, what: str) -> None:
-    """Refuse a config with covariates or pooling for a command that would leave them out."""
-    if config.models.has_effects:
-        raise InputError(f"models.covariates, models.pool: {what} does not know effects yet; take them out.")
-
-
 def margins(config: Config, data: Summary) -> tuple[np.ndarray, str]:
     """Margin ratio per customer, and one sentence on where it comes from."""
     margin, n = config.value.margin, len(data)

@@ -23,6 +23,7 @@ from typing import Any, Literal
 from clvmodels import config as settings
 from clvmodels.artifacts import Posterior, Summary
 from clvmodels.config import Config
+from clvmodels.effects import fingerprint
 from clvmodels.errors import ClvError, InputError
 from clvmodels.models import registry
 from clvmodels.run.bridging import margin_column, of_customers, one_day, told
@@ -33,7 +34,6 @@ from clvmodels.run.stages import (
     load_config,
     new_folder,
     pass_gate,
-    refuse_effects,
     refuse_existing,
     resolve_assumptions,
     statistics,
@@ -148,12 +148,16 @@ def history(
         refuse_existing(folder, overwrite=False)
     for role in ("purchases", "spend"):
         fitting.check_model(getattr(plain.models, role), role)
-    refuse_effects(plain, "a history of equity")
+    fitting.check_effects(plain.models)
     tell("reading transactions", None)
     with (
         warnings.catch_warnings(record=True) as caught,
         opened_log(
-            plain.data, transactions=transactions, margin_column=margin_column(plain), base=plain.base
+            plain.data,
+            transactions=transactions,
+            margin_column=margin_column(plain),
+            features=plain.models.columns,
+            base=plain.base,
         ) as log,
     ):
         warnings.simplefilter("always")
@@ -246,7 +250,7 @@ class _Series:
 
     def add(self, day: dt.date, data: Summary, log: Any) -> None:
         """The statement of a date, and the bridge from the last one that has equity."""
-        key = self._key(data.fingerprint, data.observation_end.isoformat())
+        key = self._key(data.fingerprint, fingerprint(data), data.observation_end.isoformat())
         date = self._entry(str(day), key, "statement.json", lambda folder: self._statement(data, key, folder))
         self.dates.append(date)
         if date["skipped"]:
@@ -311,7 +315,8 @@ class _Series:
     def _valued(self, data: Summary) -> tuple[Posterior, Any, bool]:
         from clvmodels import equity
         from clvmodels import fit as fitting
-        from clvmodels.value import Valuation
+        from clvmodels.data import design
+        from clvmodels.value import valuation
 
         used = self.config
         buyers = int((data["frequency"] > 0).sum())
@@ -321,10 +326,13 @@ class _Series:
                 f"{buyers} of {len(data):,} customers have bought again, fewer than the {FEWEST} that a fit "
                 "is asked for."
             )
-        draws = fitting.fit(data, used.models.purchases, used.models.spend, used.fit, used.seed)
+        models = used.models
+        draws = fitting.fit(
+            data, models.purchases, models.spend, used.fit, used.seed, terms=design.terms(models, data)
+        )
         pass_gate(fitting.gate(draws), used, None, draws, data)
         assumptions = resolve_assumptions(used, data)
-        result = equity.build(Valuation(data, draws, assumptions, used.seed))
+        result = equity.build(valuation(data, draws, assumptions, used.seed))
         gate = fitting.gate(draws, result.total(result.levels[0]))
         pass_gate(gate, used, None, draws, data)
         return draws, result, converged(gate)
