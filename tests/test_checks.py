@@ -10,8 +10,9 @@ import pytest
 from scipy.stats import binom
 
 from clvmodels.artifacts import Calendar, FamilyPosterior, Posterior, Summary
+from clvmodels.fit import shocks
 from clvmodels.models import registry
-from clvmodels.validate import checks, predictive_checks
+from clvmodels.validate import checks, predictive_checks, systematic
 
 PURCHASES = {"r": 0.5, "alpha": 4.0, "a": 0.8, "b": 2.4}
 SPEND = {"p": 6.25, "q": 3.74, "gamma": 15.44}
@@ -226,6 +227,35 @@ def test_a_missed_holdout_is_called_a_miss(summary):
     assert result["holdout_orders"].passed is False
     assert "MISS" in result["holdout_orders"].sentence
     assert "% more" in result["holdout_orders"].sentence.replace("\u00a0", " ")
+
+
+def test_a_holdout_is_judged_by_level_systematic(summary, found):
+    """Shocks that never change multiply every draw; those of purchases and of baskets both move spend."""
+    was, arrays = found
+    draws = arrays.sizes["draw"]
+
+    def still(level: float) -> shocks.Shocks:
+        return shocks.Shocks(
+            parameters=np.tile([0.5, 0.0, 0.0], (draws, 1)), state=np.zeros((draws, 2)),
+            loads=np.full((draws, 1), level), weeks=50, used=50, season=False,
+            events=np.ones((200, 1)), k_hat=0.0, ess=draws,
+        )  # fmt: skip
+
+    weather = systematic.Weather(orders=still(np.log(2)), baskets=still(np.log(1.5)), reason=None)
+    doubled = changed(
+        summary,
+        holdout_frequency=2 * summary["holdout_frequency"],
+        holdout_amount=3 * summary["holdout_amount"],
+    )
+    result, now = predictive_checks(doubled, posterior(), 3, weather)
+    result = {check.name: check for check in result}
+    for name, factor in (("orders", 2), ("spend", 3)):
+        np.testing.assert_allclose(now[f"holdout_{name}_systematic"], factor * arrays[f"holdout_{name}"])
+        np.testing.assert_array_equal(now[f"holdout_{name}"], arrays[f"holdout_{name}"])
+        check = result[f"holdout_{name}"]
+        assert check.passed == was[f"holdout_{name}"].passed
+        assert "systematic interval" in check.sentence
+        assert "without shared shocks" in check.sentence
 
 
 def test_without_holdout_nothing_is_said_of_one(summary):

@@ -524,6 +524,21 @@ def test_holdout_is_told_plainly(made):
     passed, _, words = page._holdout({**made.table, "validation": missed})
     assert passed is False
     assert words.startswith("The forecast of purchases missed")
+    # Judged by level systematic, where there is one; the textbook interval stands beside it.
+    spend = missed["holdout_spend"]
+    wide = {
+        "holdout_orders": {**block, "systematic": {**block, "level": "systematic", "inside_90": True}},
+        "holdout_spend": {**spend, "systematic": {**spend, "level": "systematic", "inside_90": True}},
+    }
+    passed, _, words = page._holdout({**made.table, "validation": wide})
+    assert passed is True
+    assert words.endswith("Without shared shocks the forecast of purchases missed.")
+    assert "90\u00a0% systematic {validation.holdout_orders.systematic.interval_90.0}" in words
+    assert "90\u00a0% predictive {validation.holdout_orders.interval_90.0}" in words
+    wide["holdout_spend"]["systematic"]["inside_90"] = False
+    passed, _, words = page._holdout({**made.table, "validation": wide})
+    assert passed is False
+    assert words.startswith("The forecast of spend missed: the truth lies outside the 90\u00a0% systematic")
     assert page._holdout({**made.table, "validation": {}})[0] is None
 
 

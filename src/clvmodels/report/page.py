@@ -190,23 +190,41 @@ def _holdout(table: Mapping[str, Any]) -> tuple[bool | None, str, str]:
     orders, spend = table["validation"]["holdout_orders"], table["validation"]["holdout_spend"]
     text = (
         f"Over the {orders['window']} that followed, customers made {{validation.holdout_orders.actual}} "
-        "repeat purchases ({validation.holdout_orders.mean} expected"
-        + _ninety(orders, "holdout_orders")
-        + f") and spent {{currency}}{SPACE}{{validation.holdout_spend.actual}} "
-        "({validation.holdout_spend.mean} expected" + _ninety(spend, "holdout_spend") + ")."
+        "repeat purchases ("
+        + _forecast(orders, "holdout_orders")
+        + f") and spent {{currency}}{SPACE}{{validation.holdout_spend.actual}} ("
+        + _forecast(spend, "holdout_spend")
+        + ")."
     )
     if orders["inside_90"] is None:
         return None, "Holdout", text
-    inside = [orders["inside_90"], spend["inside_90"]]
+    shocked = orders["systematic"] is not None
+    inside = [(block["systematic"] or block)["inside_90"] for block in (orders, spend)]
     if all(inside):
-        return True, "Holdout", f"Both inside. {text}"
+        narrow = [
+            name
+            for name, block in (("purchases", orders), ("spend", spend))
+            if shocked and not block["inside_90"]
+        ]
+        missed = f" Without shared shocks the forecast of {' and of '.join(narrow)} missed." if narrow else ""
+        return True, "Holdout", f"Both inside. {text}{missed}"
     which = "Both forecasts missed" if not any(inside) else (
-        "The forecast of spend missed" if orders["inside_90"] else "The forecast of purchases missed"
+        "The forecast of spend missed" if inside[0] else "The forecast of purchases missed"
     )  # fmt: skip
+    level = " systematic" if shocked else ""
     return False, "Holdout", (
-        f"{which}: the truth lies outside the 90{SPACE}% interval. {text} Read every interval here "
-        + ("below level systematic as too narrow." if "systematic" in table["levels"] else "as too narrow.")
+        f"{which}: the truth lies outside the 90{SPACE}%{level} interval. {text} Read every interval here as "
+        "too narrow."
     )  # fmt: skip
+
+
+def _forecast(block: Mapping[str, Any], name: str) -> str:
+    """Mean and interval of the headline level; without shared shocks beside it."""
+    textbook = f"{{validation.{name}.mean}} expected{_ninety(block, name)}"
+    if block["systematic"] is None:
+        return textbook
+    wide = _ninety(block["systematic"], f"{name}.systematic")
+    return f"{{validation.{name}.systematic.mean}} expected{wide}; without shared shocks {textbook}"
 
 
 def _backtest(table: Mapping[str, Any]) -> tuple[bool | None, str, str]:

@@ -325,21 +325,30 @@ def _diagnostics(posterior: Posterior, found: Mapping[str, Any], config: Config)
 
 
 def _validation(arrays: Any, money: str) -> dict[str, Any]:
-    """Holdout totals against their predictive draws, where there is a holdout window."""
+    """Holdout totals against their draws, where there is a holdout window: predictive and systematic."""
     out: dict[str, Any] = {}
     if arrays is None or "holdout_orders" not in arrays:
         return out
     for name, unit in (("orders", "orders"), ("spend", money)):
-        draws = arrays[f"holdout_{name}"].values
-        actual = float(arrays[f"holdout_{name}"].attrs["actual"])
-        block = statistics(draws, unit=unit, level="predictive" if len(draws) > 1 else "point")
-        block |= {"actual": actual, "window": str(arrays.attrs["holdout"])}
-        for key in ("interval_50", "interval_90", "interval_95"):
-            inside = block[key] and bool(block[key][0] <= actual <= block[key][1])
-            block[key.replace("interval", "inside")] = inside
-        block["share_of_draws_below"] = float((draws <= actual).mean()) if len(draws) > 1 else None
+        block = _held(arrays[f"holdout_{name}"], unit, "predictive")
+        block |= {"actual": float(arrays[f"holdout_{name}"].attrs["actual"])}
+        block |= {"window": str(arrays.attrs["holdout"]), "systematic": None}
+        if f"holdout_{name}_systematic" in arrays:
+            block["systematic"] = _held(arrays[f"holdout_{name}_systematic"], unit, "systematic")
         out[f"holdout_{name}"] = block
     return out
+
+
+def _held(variable: Any, unit: str, level: str) -> dict[str, Any]:
+    """Statistics of the draws of a total, and whether their intervals hold the truth."""
+    draws, actual = variable.values, float(variable.attrs["actual"])
+    many = len(draws) > 1
+    block = statistics(draws, unit=unit, level=level if many else "point")
+    for key in ("interval_50", "interval_90", "interval_95"):
+        inside = block[key] and bool(block[key][0] <= actual <= block[key][1])
+        block[key.replace("interval", "inside")] = inside
+    block["share_of_draws_below"] = float((draws <= actual).mean()) if many else None
+    return block
 
 
 def _longest(summary: Summary) -> str:
@@ -716,6 +725,8 @@ def validation_rows(table: Mapping[str, Any]) -> Iterator[tuple[Any, ...]]:
         yield check["name"], "", "passed", check["passed"], "", check["sentence"]
         yield check["name"], "", "value", check["value"], "", ""
         yield check["name"], "", "threshold", check["threshold"], "", ""
-    for name, block in table["validation"].items():
-        for statistic, value in flat(block):
-            yield name, block["level"], statistic, value, block["unit"], ""
+    for name, whole in table["validation"].items():
+        textbook = {key: value for key, value in whole.items() if key != "systematic"}
+        for block in (textbook, whole["systematic"]):
+            for statistic, value in flat(block) if block else ():
+                yield name, block["level"], statistic, value, block["unit"], ""

@@ -516,7 +516,7 @@ def valued(
     clock.lap("value")
     if progress:
         progress("predictive checks", None)
-    met, arrays = validate.predictive_checks(data, draws, config.seed)
+    met, arrays = validate.predictive_checks(data, draws, config.seed, weather)
     clock.lap("checks")
     tested, block = tested or backtesting.beside(config, folder), None
     if tested is not None:

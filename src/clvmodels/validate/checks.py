@@ -20,6 +20,7 @@ from clvmodels.models import registry
 from clvmodels.numerics.special import ranks
 
 if TYPE_CHECKING:
+    from clvmodels.validate.systematic import Weather
     from clvmodels.value import Natives
 
 REPLICATES = 200
@@ -53,13 +54,18 @@ _WEEK = 7.0
 _SPEND_BINS = 40
 
 
-def predictive_checks(summary: Summary, posterior: Posterior, seed: int) -> tuple[tuple[Check, ...], Any]:
+def predictive_checks(
+    summary: Summary, posterior: Posterior, seed: int, weather: Weather | None = None
+) -> tuple[tuple[Check, ...], Any]:
     """Compare data and replicated data, in the window and after it.
 
     Parameters
     ----------
     seed
         Of the replicates, the thinning and the predictive draws of the holdout.
+    weather
+        Shared shocks of the window, as many draws as the posterior has: the verdict on the holdout is
+        then of level systematic.
 
     Returns
     -------
@@ -81,7 +87,8 @@ def predictive_checks(summary: Summary, posterior: Posterior, seed: int) -> tupl
         ``spend_by_frequency_observed[repeats]`` and ``spend_by_frequency_model[band, repeats]`` (mean
         over buyers of their mean spend, currency; NaN where there is no buyer), and
         ``holdout_orders[draw]``, ``holdout_spend[draw]`` with the truth in the attribute
-        ``actual``. ``band`` is low, mean, high of the 90 % predictive interval.
+        ``actual``, and with ``weather`` the same at level systematic, names ending in ``_systematic``.
+        ``band`` is low, mean, high of the 90 % predictive interval.
     """
     import xarray as xr
 
@@ -104,7 +111,7 @@ def predictive_checks(summary: Summary, posterior: Posterior, seed: int) -> tupl
     checks, arrays = _purchases(sample, Natives.of(posterior.purchases, summary), picks)
     for more, extra in (
         _spend(sample, Natives.of(posterior.spend, summary), picks),
-        _holdout(sample, posterior, seed, arrays, attrs),
+        _holdout(sample, posterior, seed, weather, arrays, attrs),
     ):
         checks += more
         arrays |= extra
@@ -145,11 +152,18 @@ class _Sample:
             low, high = np.full_like(low, np.nan), np.full_like(high, np.nan)
         return np.stack([low, draws.mean(axis=0), high])
 
-    def within(self, low: float, high: float, probability: float, write: Callable[[float], str]) -> str:
+    def within(
+        self,
+        low: float,
+        high: float,
+        probability: float,
+        write: Callable[[float], str],
+        level: str = "predictive",
+    ) -> str:
         """The interval in words, in brackets; nothing for a single parameter vector."""
         if self.point:
             return ""
-        return f" ({_percent(probability)} predictive interval {write(low)} to {write(high)})"
+        return f" ({_percent(probability)} {level} interval {write(low)} to {write(high)})"
 
 
 # --- how often and when --------------------------------------------------------------------------
@@ -501,9 +515,17 @@ def _correlate(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def _holdout(
-    sample: _Sample, posterior: Posterior, seed: int, window: dict[str, Any], attrs: dict[str, Any]
+    sample: _Sample,
+    posterior: Posterior,
+    seed: int,
+    weather: Weather | None,
+    window: dict[str, Any],
+    attrs: dict[str, Any],
 ) -> Found:
-    """Purchases after the end of observation against draws conditional on the histories."""
+    """Purchases after the end of observation against draws conditional on the histories.
+
+    Level systematic multiplies every draw of every week by that draw's path.
+    """
     summary = sample.summary
     if summary.holdout <= 0:
         return [], {}
@@ -516,22 +538,33 @@ def _holdout(
         edges = np.arange(weeks + 1.0)
     orders, revenue = _future(summary, posterior, seed, edges)
     attrs["holdout"] = f"{summary.holdout:.4g} {summary.time_unit}s"
+    shocked = weather is not None and weather.orders is not None
+    paths = weather.paths(orders.shape[1], seed) if shocked and weather else (None, None)
 
     checks, arrays = [], {}
-    for name, unit, actual, draws in (
-        ("orders", "repeat purchases", summary["holdout_frequency"].sum(), orders.sum(axis=1)),
-        ("spend", summary.currency, summary["holdout_amount"].sum(), revenue.sum(axis=1)),
+    for name, unit, actual, weekly, path in (
+        ("orders", "repeat purchases", summary["holdout_frequency"].sum(), orders, paths[0]),
+        ("spend", summary.currency, summary["holdout_amount"].sum(), revenue, paths[1]),
     ):
+        draws, textbook = weekly.sum(axis=1), ""
         arrays[f"holdout_{name}"] = (("draw",), draws, {"actual": float(actual)})
+        if path is not None:
+            low, high = interval(draws, INTERVAL)
+            textbook = f"; without shared shocks {draws.mean():,.0f}, {low:,.0f} to {high:,.0f}"
+            draws = (weekly * path).sum(axis=1)
+            arrays[f"holdout_{name}_systematic"] = (("draw",), draws, {"actual": float(actual)})
         low, high = interval(draws, INTERVAL)
         verdict = sample.verdict(low <= actual <= high)
+        level = "predictive" if path is None else "systematic"
         more = "more" if actual >= draws.mean() else "fewer" if name == "orders" else "less"
         sentence = (
             f"Holdout of {attrs['holdout']}: {actual:,.0f} {unit} against {draws.mean():,.0f} expected, "
             f"{_percent(abs(actual / draws.mean() - 1))} {more}"
-            f"{sample.within(low, high, INTERVAL, '{:,.0f}'.format)}."
+            f"{sample.within(low, high, INTERVAL, '{:,.0f}'.format, level)}{textbook}."
         )
-        if verdict is False:
+        if verdict is False and path is not None:
+            sentence += " A MISS, even with the shocks that all customers shared in the window."
+        elif verdict is False:
             sentence += (
                 " A MISS: level predictive leaves out whatever moves all customers together, so its interval "
                 "was too narrow; level systematic, where it can be estimated, takes that in."
