@@ -17,17 +17,15 @@ import numpy as np
 
 from clvmodels.artifacts import DAYS_PER_UNIT, Calendar, Segment, Summary, TimeUnit
 from clvmodels.data import periods
-from clvmodels.data.rows import clean
+from clvmodels.data.rows import as_text, clean, day_facts, segments_of
 from clvmodels.data.sources import opened
 from clvmodels.data.summary import (
-    _customer_days,
-    _daily,
-    _day_facts,
-    _purchase_days,
-    _refuse_days,
-    _refuse_logs,
-    _segments,
+    MARGINS,
     fingerprint,
+    purchase_days,
+    refuse_days,
+    refuse_logs,
+    refuse_one,
 )
 from clvmodels.errors import InputError
 
@@ -311,16 +309,14 @@ def read(
     whole = config.model_copy(update={**window, "segments": (*config.segments, *more)})
     with opened(whole, transactions, margin_column, base, [s.name for s in statistics]) as source:
         cleaned = clean(source, whole)
-        rows = cleaned.rows.filter(cleaned.rows.day <= ibis.date(cleaned.end.isoformat()))
-        if whole.clock == "discrete":
-            rows = rows.mutate(day=periods.start_of(rows.day, whole.time_unit))
-        all_days = source.keep(_customer_days(rows))
-        _refuse_days(source, whole, source.fetch(_day_facts(all_days)).to_pylist()[0], cleaned)
-        days = source.keep(_purchase_days(all_days, whole))
-        _refuse_logs(source, statistics, source.fetch(_daily(days, cleaned.end)), cleaned)
-        names = _segments(days)
-        extra = [name for name in ("weight", "weighted", "margins", "rows") if name in days.columns]
-        table = source.fetch(days.select("customer", "day", "amount", *names, *extra))
+        all_days = cleaned.days.filter(cleaned.days.day <= ibis.date(cleaned.end.isoformat()))
+        refuse_days(source, whole, source.fetch(day_facts(all_days)).to_pylist()[0])
+        days = purchase_days(all_days, whole)
+        refuse_logs(source, statistics, days, cleaned.end)
+        names = segments_of(days)
+        extra = [name for name in MARGINS if "margins" in days.columns]
+        columns = {"customer": as_text(days.customer)} | {name: days[name] for name in (*names, *extra)}
+        table = source.fetch(days.select("day", "amount", **columns))
         currency = whole.currency or source.currency or "USD"
     if not table.num_rows:
         raise InputError("no customer of the log has a purchase day.")
@@ -331,6 +327,7 @@ def read(
     table, ids = table.take(order), ids.take(order).combine_chunks()
     new = np.r_[True, pc.not_equal(ids[1:], ids[:-1]).to_numpy(zero_copy_only=False)]
     start = np.flatnonzero(new)
+    refuse_one(source, len(start))
     segments = {}
     for name, column in zip(names, whole.segments, strict=True):
         values = table[name].take(pa.array(start)).combine_chunks().cast(pa.string())

@@ -85,7 +85,7 @@ class _Tidy(Source):
 
     def __exit__(self, *_: object) -> None:
         for name in self.made:
-            self.backend.raw_sql(f'DROP TABLE "{name}"')
+            self.backend.raw_sql(f'DROP TABLE IF EXISTS "{name}"')
 
 
 def _tidy(source: Source) -> _Tidy:

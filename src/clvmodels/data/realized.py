@@ -10,9 +10,9 @@ import numpy as np
 
 from clvmodels.artifacts import DAYS_PER_UNIT
 from clvmodels.data import periods
-from clvmodels.data.rows import clean
+from clvmodels.data.rows import SUMS, as_text, clean
 from clvmodels.data.sources import Source, opened
-from clvmodels.data.summary import SUMS, _customer_days, _purchase_days
+from clvmodels.data.summary import purchase_days
 from clvmodels.errors import InputError
 
 if TYPE_CHECKING:
@@ -54,20 +54,20 @@ def realized_of(source: Source, config: DataConfig, deltas: Sequence[float]) -> 
     import ibis
 
     cleaned = clean(source, config)
-    rows, end = cleaned.rows, cleaned.holdout_end
+    end = cleaned.holdout_end
     if end is None:
         return np.zeros(0, object), np.zeros((0, len(deltas)))
     counted, per = ("day", DAYS_PER_UNIT[config.time_unit])
     if config.clock == "discrete":
         counted, per = config.time_unit, 1.0
-        rows = rows.mutate(day=periods.start_of(rows.day, config.time_unit))
-    days = _purchase_days(_customer_days(rows), config)
+    days = purchase_days(cleaned.days, config)
     days = days.filter(days.day > ibis.date(cleaned.end.isoformat()))
     last = periods.start_of(ibis.date(end.isoformat()), counted)
     left = periods.between(days.day, last, counted).cast("float64") / per
     amount = days.amount.cast("float64")
     sums = {f"at_{k}": (amount * (left * d).exp()).cast(SUMS).sum() for k, d in enumerate(deltas)}
-    found = source.fetch(days.group_by("customer").aggregate(**sums))
-    customer = np.array(found["customer"].to_pylist(), dtype=object)
+    grouped = days.group_by("customer").aggregate(**sums)
+    found = source.fetch(grouped.mutate(customer=as_text(grouped.customer)))
+    customer = found["customer"].to_numpy()
     revenue = np.array([[float(v) for v in found[name].to_pylist()] for name in sums]).T
     return customer, revenue.reshape(len(customer), len(deltas))

@@ -1,13 +1,15 @@
-"""Rows of the log with types: a customer id, a day, an exact amount, or the reason why not.
+"""Rows of the log with types, a customer id, a day, an exact amount, or the reason why not; merged by day.
 
 Amounts are fixed-point decimals with six places: sums are exact, whatever the order of the
-rows and the engine.
+rows and the engine. A log may be larger than memory: it is read twice where it lies (once to judge it, once
+to merge the rows of a customer's day), and of what is kept between queries the engine spills.
 """
 
 from __future__ import annotations
 
 import datetime as dt
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +25,8 @@ AMOUNT = "decimal(18, 6)"
 LARGEST = 10**12
 """Amounts must be smaller than this in absolute value."""
 MARGIN = "decimal(9, 6)"
+SUMS = "decimal(38, 12)"
+"""Type in which statistics are summed, so that sums do not depend on the order of days."""
 MISSING = ("", "na", "nan", "nat", "null", "none", "n/a")
 """Texts of a date, amount or margin that mean that there is none, in any case of letters."""
 ISO_DATE = r"^\s*\d{4}-\d{1,2}-\d{1,2}($|[ T])"
@@ -32,19 +36,24 @@ EARLIEST = dt.date(1900, 1, 1)
 
 @dataclass(frozen=True, kw_only=True)
 class Cleaned:
-    """The rows that take part, and what was counted on the way.
+    """The rows that take part, merged by customer and day, and what was counted on the way.
 
     Attributes
     ----------
-    rows
-        Ibis table: ``customer``, ``day``, ``amount``, ``margin``, ``segment_0`` ...
+    days
+        Ibis table, a row per customer and day (of a discrete clock: first day of the period):
+        ``customer`` (whole numbers as they came; :func:`as_text` makes ids of them), ``day``, ``amount``,
+        ``lowest`` where there are negative amounts, ``rows``, and what is merged of margin and segments.
+    facts
+        Of the days: ``days``, ``refunded``, ``refunded_sum``, ``zero``.
     counts
         Entries of the ledger, money as Decimal.
     end, holdout_end
         Last day of the calibration window; last day of the holdout window or None.
     """
 
-    rows: Any
+    days: Any
+    facts: Mapping[str, Any]
     counts: dict[str, Any]
     notes: tuple[str, ...]
     end: dt.date
@@ -61,27 +70,22 @@ def clean(source: Source, config: DataConfig) -> Cleaned:
         the config refuses them, and windows that do not fit the data.
     """
     today = dt.date.today()
-    typed = source.keep(source.table.select(**_columns(source, config)))
+    typed = source.table.select(**_columns(source, config))
+    if any(source.table[name].type().is_string() for name in ("date", "amount")):
+        typed = source.keep(typed)  # text is parsed once
     facts = source.fetch(_totals(typed, today)).to_pylist()[0]
     facts = {name: Decimal(0) if value is None else value for name, value in facts.items()}
     _refuse(source, config, facts, today)
     end, holdout_end, notes = _windows(source, config, facts, typed)
     used = [name for name in typed.columns if name not in ("raw_amount", "raw_margin")]
     inside = typed.filter(_valid(typed), typed.day <= (holdout_end or end)).select(used)
-    within = source.fetch(inside.aggregate(n=inside.count(), spend=inside.amount.sum())).to_pylist()[0]
-    distinct = inside.distinct()
-    unique = source.fetch(distinct.aggregate(n=distinct.count(), spend=distinct.amount.sum())).to_pylist()[0]
-    found = within["n"] - unique["n"]
-    refunds = {"n": 0, "spend": Decimal(0)}
-    rows, left = inside, within
-    if config.duplicates == "drop":
-        rows, left = distinct, unique
-    elif found:
+    if config.clock == "discrete":
+        inside = inside.mutate(day=periods.start_of(inside.day, config.time_unit))
+    days = source.keep(_merged(inside, **_form(source, facts)))
+    within = _sums(source, days)
+    days, left, found, duplicate, refunds = _dropped(source, config, facts, inside, days, within)
+    if found and config.duplicates == "keep":
         notes.append(f"{counted(found, 'row')} equal to another in every column used; kept as purchases.")
-    if config.refunds == "drop":
-        rows = rows.filter(rows.amount >= 0)
-        kept = source.fetch(rows.aggregate(n=rows.count(), spend=rows.amount.sum())).to_pylist()[0]
-        refunds = {"n": left["n"] - kept["n"], "spend": left["spend"] - (kept["spend"] or 0)}
     valid = facts["rows"] - facts["missing_id"] - facts["missing_date"] - facts["missing_amount"]
     spend_valid = facts["spend"] - facts["spend_missing_id"] - facts["spend_missing_date"]
     zone = getattr(source.table.date.type(), "timezone", None)
@@ -94,10 +98,10 @@ def clean(source: Source, config: DataConfig) -> Cleaned:
         "rows_missing_id": facts["missing_id"],
         "rows_missing_date": facts["missing_date"],
         "rows_missing_amount": facts["missing_amount"],
-        "rows_after_window": valid - within["n"],
-        "rows_duplicate": within["n"] - left["n"],
-        "rows_refund": refunds["n"],
-        "rows_used": left["n"] - refunds["n"],
+        "rows_after_window": valid - within.rows,
+        "rows_duplicate": duplicate.rows,
+        "rows_refund": refunds.rows,
+        "rows_used": within.rows - duplicate.rows - refunds.rows,
         "duplicates_found": found,
         "negative_rows": facts["negative"],
         "negative_sum": facts["spend_negative"],
@@ -106,21 +110,140 @@ def clean(source: Source, config: DataConfig) -> Cleaned:
         "spend_read": facts["spend"],
         "spend_missing_id": facts["spend_missing_id"],
         "spend_missing_date": facts["spend_missing_date"],
-        "spend_after_window": spend_valid - within["spend"],
-        "spend_duplicate": within["spend"] - left["spend"],
-        "spend_refund": refunds["spend"],
+        "spend_after_window": spend_valid - within.spend,
+        "spend_duplicate": duplicate.spend,
+        "spend_refund": refunds.spend,
     }
-    return Cleaned(rows=rows, counts=counts, notes=tuple(notes), end=end, holdout_end=holdout_end)
+    return Cleaned(
+        days=days, facts=left.facts, counts=counts, notes=tuple(notes), end=end, holdout_end=holdout_end
+    )
+
+
+@dataclass(frozen=True)
+class _Sums:
+    """Rows, what they sum to, and facts of the customer-days they are merged to."""
+
+    rows: int
+    spend: Decimal
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def __sub__(self, other: _Sums) -> _Sums:
+        return _Sums(self.rows - other.rows, self.spend - other.spend)
+
+
+def _sums(source: Source, days: Any) -> _Sums:
+    """Sums of merged rows."""
+    more = {"rows": days.rows.sum(), "spend": days.amount.sum(), "several": days.count(where=days.rows > 1)}
+    found = source.fetch(day_facts(days, **more)).to_pylist()[0]
+    return _Sums(int(found["rows"] or 0), found["spend"] or Decimal(0), found)
+
+
+def _dropped(
+    source: Source, config: DataConfig, facts: dict[str, Any], inside: Any, days: Any, within: _Sums
+) -> tuple[Any, _Sums, int, _Sums, _Sums]:
+    """Drop duplicates and refunds if the config says so.
+
+    Only customer-days of several rows can hold duplicates, so only their rows are looked at again.
+
+    Returns
+    -------
+    days, left, found, duplicate, refunds
+        Merged rows that are left and their sums, number of duplicates, sums of those dropped.
+    """
+    found, none = 0, _Sums(0, Decimal(0))
+    duplicate = refunds = none
+    several = days.filter(days.rows > 1).select("customer", "day")
+    again = distinct = inside.semi_join(several, ["customer", "day"])
+    if within.facts["several"]:
+        again = source.keep(again)
+        distinct = again.distinct()
+        two = [
+            source.fetch(rows.aggregate(rows=rows.count(), spend=rows.amount.sum())).to_pylist()[0]
+            for rows in (again, distinct)
+        ]
+        more, left = (_Sums(one["rows"], one["spend"]) for one in two)
+        found = (more - left).rows
+        if config.duplicates == "drop":
+            duplicate, again = more - left, distinct
+    drop_refunds = config.refunds == "drop" and facts["negative"] > 0
+    if not (duplicate.rows or drop_refunds):
+        return days, within, found, duplicate, refunds
+    single = days.filter(days.rows == 1)
+    if drop_refunds:
+        single, again = single.filter(single.amount >= 0), again.filter(again.amount >= 0)
+    kept = source.keep(single.union(_merged(again, **_form(source, facts))))
+    left = _sums(source, kept)
+    return kept, left, found, duplicate, within - duplicate - left
+
+
+def _form(source: Source, facts: Mapping[str, Any]) -> dict[str, bool]:
+    """Whether merged rows need the lowest amount, and whether any sum of amounts fits into 64 bits."""
+    valid = facts["spend"] - facts["spend_missing_id"] - facts["spend_missing_date"]
+    narrow = source.owned and valid - 2 * facts["spend_negative"] < LARGEST
+    return {"negative": facts["negative"] > 0, "narrow": narrow}
+
+
+def _merged(rows: Any, *, negative: bool, narrow: bool) -> Any:
+    """The rows of a customer's day as one: amount, lowest amount, number, segments, margin sums."""
+    amount, number = rows.amount.sum(), rows.count()
+    if narrow:
+        amount, number = amount.cast(AMOUNT), number.cast("int32")
+    columns = {"amount": amount, "rows": number}
+    if negative:
+        columns["lowest"] = rows.amount.min()
+    for name in segments_of(rows):
+        columns |= {name: rows[name].min(), f"{name}_last": rows[name].max()}
+    if "margin" in rows.columns:
+        weight = (rows.amount > 0).ifelse(rows.amount, 0).cast("decimal(18, 6)")
+        columns |= {
+            "weight": weight.sum(),
+            "weighted": (weight.cast("float64") * rows.margin.cast("float64")).cast(SUMS).sum(),
+            "margins": rows.margin.sum(),
+        }
+    return rows.group_by("customer", "day").aggregate(**columns)
+
+
+def refunded(days: Any) -> Any:
+    """Whether refunds bring a customer-day to zero or below."""
+    if "lowest" not in days.columns:
+        return days.amount < 0  # nothing is negative
+    return (days.amount <= 0) & (days.lowest < 0)
+
+
+def zero(days: Any) -> Any:
+    """Whether a customer-day is of amount 0 without a refund."""
+    return (days.amount == 0) & ~refunded(days)
+
+
+def day_facts(days: Any, **more: Any) -> Any:
+    """One row of customer-days, of those that are no purchases, and of what else is asked."""
+    return days.aggregate(
+        days=days.count(),
+        refunded=days.count(where=refunded(days)),
+        refunded_sum=days.amount.sum(where=refunded(days)),
+        zero=days.count(where=zero(days)),
+        **more,
+    )
+
+
+def segments_of(table: Any) -> list[str]:
+    """Columns of segments."""
+    return [name for name in table.columns if name.startswith("segment_") and name[8:].isdigit()]
 
 
 def _columns(source: Source, config: DataConfig) -> dict[str, Any]:
     """Typed columns of the source's table, and what they were before."""
     raw = source.table
-    columns = {"customer": _text(raw.customer), "day": _day(source, config), "raw_date": raw.date}
+    whole = raw.customer.type().is_integer()
+    columns = {
+        "customer": raw.customer if whole else as_text(raw.customer),
+        "day": _day(source, config),
+        "raw_date": raw.date,
+    }
     columns |= {"amount": _amount(source, "amount", AMOUNT), "raw_amount": raw.amount}
     if "margin" in raw.columns:
         columns |= {"margin": _amount(source, "margin", MARGIN), "raw_margin": raw.margin}
-    return columns | {name: _text(raw[name]) for name in raw.columns if name.startswith("segment_")}
+    return columns | {name: as_text(raw[name]) for name in raw.columns if name.startswith("segment_")}
 
 
 def _flags(typed: Any, today: dt.date) -> dict[str, Any]:
@@ -141,7 +264,7 @@ def _flags(typed: Any, today: dt.date) -> dict[str, Any]:
     return flags
 
 
-def _text(column: Any) -> Any:
+def as_text(column: Any) -> Any:
     """Text exactly as it is; null where it is blank. Whole numbers have no decimal point."""
     if column.type().is_floating():
         whole = column.round().cast("int64")

@@ -85,6 +85,11 @@ class Source:
         with self._faults():
             return self.backend.create_table(ibis.util.gen_name("clvmodels"), expression, temp=True)
 
+    def drop(self, kept: Any) -> None:
+        """Give back the room of a table that :meth:`keep` made."""
+        if self.owned:
+            self.backend.raw_sql(f'DROP TABLE IF EXISTS "{kept.op().name}"')
+
     def column(self, internal: str) -> str:
         """How messages name a column."""
         return f"{self.label}: column {self.names[internal]!r}"

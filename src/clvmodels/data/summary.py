@@ -19,7 +19,7 @@ import numpy as np
 
 from clvmodels.artifacts import DAYS_PER_UNIT, Calendar, Segment, Summary
 from clvmodels.data import ledger, periods
-from clvmodels.data.rows import Cleaned, clean
+from clvmodels.data.rows import SUMS, Cleaned, as_text, clean, refunded, segments_of, zero
 from clvmodels.data.sources import Source, opened
 from clvmodels.errors import InputError
 
@@ -27,9 +27,11 @@ if TYPE_CHECKING:
     from clvmodels.config import DataConfig
     from clvmodels.models.family import Statistic
 
-SUMS = "decimal(38, 12)"
-"""Type in which statistics are summed, so that sums do not depend on the order of days."""
+MARGINS = ("weight", "weighted", "margins", "rows")
+"""Sums of a customer-day from which a margin is averaged."""
 MOST_SEGMENTS = 1000
+PIECE = 100_000
+"""Ids that are made to text at once."""
 
 
 def summarise(
@@ -92,32 +94,46 @@ def summary_of(
     cohorts: bool = False,
 ) -> Summary:
     """:func:`summarise` of a source that is open; ``features`` are the segments that only covariates need."""
+    import ibis
+
     if config.kind == "summary":
         from clvmodels.data.table import read
 
         return read(source, config, statistics, features)
     cleaned = clean(source, config)
-    rows = cleaned.rows
-    if config.clock == "discrete":
-        rows = rows.mutate(day=periods.start_of(rows.day, config.time_unit))
-    all_days = source.keep(_customer_days(rows))
-    facts = source.fetch(_day_facts(all_days)).to_pylist()[0]
-    _refuse_days(source, config, facts, cleaned)
-    days = _purchase_days(all_days, config)
+    facts = dict(cleaned.facts)
+    refuse_days(source, config, facts)
+    days = purchase_days(cleaned.days, config)
     excluded = {"customers": 0, "spend": None}
     if config.exclude:
         left_out = _excluded(days, config.exclude.repeat_spend_above, cleaned.end)
         totals = left_out.aggregate(customers=left_out.count(), spend=left_out.spend.sum())
         excluded = source.fetch(totals).to_pylist()[0]
         days = source.keep(days.anti_join(left_out, "customer"))
-    table = source.fetch(customers(days, config.time_unit, cleaned.end, statistics, config.clock))
-    daily = source.fetch(_daily(days, cleaned.end))
-    summary = _assemble(source, config, cleaned, facts, excluded, table, daily, statistics, features)
-    if not cohorts:
+    refuse_logs(source, statistics, days, cleaned.end)
+    holdout = cleaned.holdout_end is not None
+    grouped = _grouped(days, config.time_unit, cleaned.end, statistics, config.clock, holdout=holdout)
+    grouped = source.keep(grouped)
+    daily = source.fetch(_daily(days, grouped, cleaned.end, holdout=holdout))
+    facts |= source.fetch(_customer_facts(grouped, cleaned.end)).to_pylist()[0]
+    facts["customers"] = facts["found"]
+    if config.exclude or facts["refunded"] or facts["zero"]:
+        everybody = cleaned.days.aggregate(customers=cleaned.days.customer.nunique())
+        facts |= source.fetch(everybody).to_pylist()[0]
+    refuse_one(source, facts["customers"])
+    amounts = source.fetch(_by_cohort(days, grouped, cleaned.end)) if cohorts else None
+    source.drop(cleaned.days)
+    table = _shaped(grouped, config.time_unit, cleaned.end, statistics, config.clock)
+    table = table.filter(table.first_day <= ibis.date(cleaned.end.isoformat()))
+    if source.owned:  # DuckDB compares text by its bytes and sorts what does not fit into memory
+        table = table.order_by("customer")
+    found = source.fetch(table)
+    source.drop(grouped)
+    summary = _assemble(source, config, cleaned, facts, excluded, found, daily, statistics, features)
+    if amounts is None:
         return summary
-    found = source.fetch(_by_cohort(days, cleaned.end))
-    counted = config.time_unit if config.clock == "discrete" else "day"
-    return replace(summary, calendar=_with_cohorts(summary.calendar, found, counted))
+    counted, _ = _counted(config.time_unit, config.clock)
+    return replace(summary, calendar=_with_cohorts(summary.calendar, amounts, counted))
 
 
 def check(
@@ -135,51 +151,15 @@ def check(
     return dict(summary.ledger)
 
 
-def _segments(table: Any) -> list[str]:
-    return [name for name in table.columns if name.startswith("segment_") and name[8:].isdigit()]
-
-
-def _customer_days(rows: Any) -> Any:
-    """Merge the rows of a customer's day: amount, lowest amount, segments, margin sums."""
-    columns = {"amount": rows.amount.sum(), "lowest": rows.amount.min()}
-    for name in _segments(rows):
-        columns |= {name: rows[name].min(), f"{name}_last": rows[name].max()}
-    if "margin" in rows.columns:
-        weight = (rows.amount > 0).ifelse(rows.amount, 0).cast("decimal(18, 6)")
-        columns |= {
-            "weight": weight.sum(),
-            "weighted": (weight.cast("float64") * rows.margin.cast("float64")).cast(SUMS).sum(),
-            "margins": rows.margin.sum(),
-            "rows": rows.count(),
-        }
-    return rows.group_by("customer", "day").aggregate(**columns)
-
-
-def _refunded(days: Any) -> Any:
-    return (days.amount <= 0) & (days.lowest < 0)
-
-
-def _zero(days: Any) -> Any:
-    return (days.amount == 0) & (days.lowest == 0)
-
-
-def _day_facts(days: Any) -> Any:
-    return days.aggregate(
-        customers=days.customer.nunique(),
-        days=days.count(),
-        refunded=days.count(where=_refunded(days)),
-        refunded_sum=days.amount.sum(where=_refunded(days)),
-        zero=days.count(where=_zero(days)),
-    )
-
-
-def _purchase_days(days: Any, config: DataConfig) -> Any:
+def purchase_days(days: Any, config: DataConfig) -> Any:
     """The customer-days that are purchases."""
     if config.zero_days == "drop":
-        days = days.filter(~_zero(days))
+        days = days.filter(~zero(days))
+    if "lowest" not in days.columns:
+        return days
     if config.negative_days == "zero":
-        return days.mutate(amount=_refunded(days).ifelse(0, days.amount).cast(days.amount.type()))
-    return days.filter(~_refunded(days))
+        return days.mutate(amount=refunded(days).ifelse(0, days.amount).cast(days.amount.type()))
+    return days.filter(~refunded(days))
 
 
 def _excluded(days: Any, limit: float, end: dt.date) -> Any:
@@ -207,8 +187,8 @@ def customers(
     Parameters
     ----------
     days
-        Ibis table ``customer``, ``day``, ``amount`` (decimal) and the merged segment and margin
-        columns, one row per purchase day.
+        Ibis table ``customer`` (text or whole numbers), ``day``, ``amount`` (decimal) and the merged
+        segment and margin columns, one row per purchase day.
     time_unit
         Unit of the intervals of which statistics are asked for.
     end
@@ -223,49 +203,69 @@ def customers(
     Ibis table
         One row per customer, those whose first purchase is after ``end`` included. ``recency``
         and ``T`` are whole days, or periods (engines divide by a constant in more than one way),
-        ``spend`` and ``holdout_amount`` exact decimals.
+        ``holdout_amount`` an exact decimal.
     """
+    return _shaped(_grouped(days, time_unit, end, statistics, clock), time_unit, end, statistics, clock)
+
+
+def _grouped(
+    days: Any,
+    time_unit: str,
+    end: dt.date,
+    statistics: tuple[Statistic, ...] = (),
+    clock: str = "continuous",
+    *,
+    holdout: bool = True,
+) -> Any:
+    """Exact sums of each customer's purchase days; without a holdout no day is after ``end``."""
     import ibis
 
-    counted, per = ("day", DAYS_PER_UNIT[time_unit]) if clock == "continuous" else (time_unit, 1.0)
-    last_day = periods.start_of(ibis.date(end.isoformat()), counted)
+    counted, per = _counted(time_unit, clock)
     if any(s.of == "interval" for s in statistics):
         before = days.day.lag().over(ibis.window(group_by="customer", order_by="day"))
         days = days.mutate(interval=periods.between(before, days.day, counted) / per)
-    seen = days.day <= last_day
+    seen = days.day <= _last_day(end, counted) if holdout else None
     columns = {
         "first_day": days.day.min(),
         "last_day": days.day.max(where=seen),
         "days": days.count(where=seen),
         "spend": days.amount.sum(where=seen),
         "first_amount": days.amount.argmin(days.day),
-        "holdout_frequency": days.count(where=~seen),
-        "holdout_amount": days.amount.sum(where=~seen).fill_null(0),
     }
-    for name in _segments(days):
+    if seen is not None:
+        columns |= {
+            "holdout_frequency": days.count(where=~seen),
+            "holdout_amount": days.amount.sum(where=~seen).fill_null(0),
+        }
+    for name in segments_of(days):
         columns[name] = days[name].fill_null("").argmin(days.day)
         columns[f"{name}_several"] = days[name].min(where=seen) < days[f"{name}_last"].max(where=seen)
-    for name in ("weight", "weighted", "margins", "rows"):
-        if name in days.columns:
+    if "margins" in days.columns:
+        for name in MARGINS:
             columns[name] = days[name].sum(where=seen)
     for i, statistic in enumerate(statistics):
         columns[f"statistic_{i}"] = _statistic(days, statistic, seen)
-    grouped = days.group_by("customer").aggregate(**columns)
+    return days.group_by("customer").aggregate(**columns)
+
+
+def _shaped(grouped: Any, time_unit: str, end: dt.date, statistics: tuple[Statistic, ...], clock: str) -> Any:
+    """The statistics of models from the sums of each customer."""
+    counted, _ = _counted(time_unit, clock)
     frequency = grouped.days - 1
     some = frequency > 0
     repeat = grouped.spend - grouped.first_amount
     out = {
-        "customer": grouped.customer,
+        "customer": as_text(grouped.customer),
         "first_day": grouped.first_day,
         "frequency": frequency.cast("float64"),
         "recency": periods.between(grouped.first_day, grouped.last_day, counted),
-        "T": periods.between(grouped.first_day, last_day, counted),
+        "T": periods.between(grouped.first_day, _last_day(end, counted), counted),
         "monetary_value": some.ifelse(repeat.cast("float64") / frequency, None),
         "first_amount": grouped.first_amount.cast("float64"),
-        "spend": grouped.spend,
-        "holdout_frequency": grouped.holdout_frequency.cast("float64"),
-        "holdout_amount": grouped.holdout_amount,
     }
+    if "holdout_frequency" in grouped.columns:
+        out["holdout_frequency"] = grouped.holdout_frequency.cast("float64")
+        out["holdout_amount"] = grouped.holdout_amount
     if "weight" in grouped.columns:
         by_weight = grouped.weighted.cast("float64") / grouped.weight.nullif(0).cast("float64")
         out["margin"] = by_weight.fill_null(grouped.margins.cast("float64") / grouped.rows)
@@ -275,6 +275,17 @@ def customers(
         out[f"statistic_{i}"] = some.ifelse(value, 0.0)
     rest = [name for name in grouped.columns if name.startswith("segment_")]
     return grouped.select(**out, **{name: grouped[name] for name in rest})
+
+
+def _counted(time_unit: str, clock: str) -> tuple[str, float]:
+    """What durations are counted in, and how many of it a time unit has."""
+    return ("day", DAYS_PER_UNIT[time_unit]) if clock == "continuous" else (time_unit, 1.0)
+
+
+def _last_day(end: dt.date, counted: str) -> Any:
+    import ibis
+
+    return periods.start_of(ibis.date(end.isoformat()), counted)
 
 
 def _statistic(days: Any, statistic: Statistic, seen: Any) -> Any:
@@ -289,33 +300,72 @@ def _statistic(days: Any, statistic: Statistic, seen: Any) -> Any:
     return total if statistic.of == "interval" else total - value.fill_null(0).argmin(days.day)
 
 
-def _daily(days: Any, end: dt.date) -> Any:
-    """First and repeat purchase days and amounts by day."""
+def _customer_facts(grouped: Any, end: dt.date) -> Any:
+    """Customers and exact sums of their spend, by whether they had come by ``end``."""
     import ibis
 
-    firsts = days.group_by("customer").aggregate(first_day=days.day.min())
-    joined = days.join(firsts, "customer")
-    first = joined.day == joined.first_day
-    repeat = ~first & (joined.first_day <= ibis.date(end.isoformat()))
-    return joined.group_by("day").aggregate(
-        first_orders=joined.count(where=first),
-        repeat_orders=joined.count(where=repeat),
-        first_amount=joined.amount.sum(where=first),
-        repeat_amount=joined.amount.sum(where=repeat),
-        zero_repeats=joined.count(where=repeat & (joined.amount == 0)),
+    known = grouped.first_day <= ibis.date(end.isoformat())
+    facts = {
+        "found": grouped.count(),
+        "later": grouped.count(where=~known),
+        "spend_summary": grouped.spend.sum(where=known),
+    }
+    if "holdout_amount" in grouped.columns:
+        facts |= {
+            "holdout_days": grouped.holdout_frequency.sum(where=known),
+            "spend_holdout": grouped.holdout_amount.sum(where=known),
+            "spend_later": grouped.holdout_amount.sum(where=~known),
+        }
+    return grouped.aggregate(**facts)
+
+
+def _daily(days: Any, grouped: Any, end: dt.date, *, holdout: bool) -> Any:
+    """First and repeat purchase days and amounts by day; repeats of customers who had come by ``end``."""
+    import ibis
+
+    last = ibis.date(end.isoformat())
+    every = days.group_by("day").aggregate(n=days.count(), paid=days.amount.sum())
+    firsts = grouped.group_by(day=grouped.first_day).aggregate(
+        n=grouped.count(), paid=grouped.first_amount.sum()
     )
 
+    def part(table: Any, *, first: bool, repeat: int) -> Any:
+        """First and repeat orders and amounts, counted once, not (0) or taken away (-1)."""
+        orders, paid = (ibis.literal(0).cast(column.type()) for column in (table.n, table.paid))
+        return table.select(
+            "day",
+            first_orders=table.n if first else orders,
+            first_amount=table.paid if first else paid,
+            repeat_orders={1: table.n, 0: orders, -1: -table.n}[repeat],
+            repeat_amount={1: table.paid, 0: paid, -1: -table.paid}[repeat],
+        )
 
-def _by_cohort(days: Any, end: dt.date) -> Any:
+    parts = [
+        part(every, first=False, repeat=1),
+        part(firsts.filter(firsts.day <= last), first=True, repeat=-1),
+    ]
+    if holdout:
+        late = grouped.filter(grouped.first_day > last).select("customer")
+        later = days.filter(days.day > last).semi_join(late, "customer")
+        later = later.group_by("day").aggregate(n=later.count(), paid=later.amount.sum())
+        parts += [
+            part(firsts.filter(firsts.day > last), first=True, repeat=0),
+            part(later, first=False, repeat=-1),
+        ]
+    stacked = parts[0].union(*parts[1:])
+    names = ("first_orders", "first_amount", "repeat_orders", "repeat_amount")
+    return stacked.group_by("day").aggregate(**{name: stacked[name].sum() for name in names})
+
+
+def _by_cohort(days: Any, grouped: Any, end: dt.date) -> Any:
     """Amounts by day and month of the first purchase, of customers whose first is by ``end``."""
     import ibis
 
-    firsts = days.group_by("customer").aggregate(first_day=days.day.min())
-    firsts = firsts.filter(firsts.first_day <= ibis.date(end.isoformat()))
-    firsts = firsts.select("customer", month=periods.start_of(firsts.first_day, "month"))
-    joined = days.join(firsts, "customer")
-    grouped = joined.group_by("month", "day").aggregate(amount=joined.amount.sum())
-    return grouped.order_by("month", "day")
+    known = grouped.filter(grouped.first_day <= ibis.date(end.isoformat()))
+    known = known.select("customer", month=periods.start_of(known.first_day, "month"))
+    joined = days.join(known, "customer")
+    sums = joined.group_by("month", "day").aggregate(amount=joined.amount.sum())
+    return sums.order_by("month", "day")
 
 
 def _with_cohorts(calendar: Calendar, found: Any, counted: str) -> Calendar:
@@ -329,14 +379,18 @@ def _with_cohorts(calendar: Calendar, found: Any, counted: str) -> Calendar:
     )
 
 
-def _refuse_days(source: Source, config: DataConfig, facts: dict[str, Any], cleaned: Cleaned) -> None:
-    amount = source.column("amount")
+def refuse_days(source: Source, config: DataConfig, facts: dict[str, Any]) -> None:
+    """Raise for customer-days that refunds bring to zero or below, where the config says so."""
     if facts["refunded"] and config.negative_days == "error":
         raise InputError(
-            f"{amount}: refunds bring {facts['refunded']:,} of {facts['days']:,} customer-days to zero or "
-            "below and data.negative_days is 'error': choose 'drop' or 'zero'."
+            f"{source.column('amount')}: refunds bring {facts['refunded']:,} of {facts['days']:,} "
+            "customer-days to zero or below and data.negative_days is 'error': choose 'drop' or 'zero'."
         )
-    if facts["customers"] == 1:
+
+
+def refuse_one(source: Source, customers: int) -> None:
+    """A single customer makes no model."""
+    if customers == 1:
         raise InputError(f"{source.column('customer')} holds a single customer: a model needs many.")
 
 
@@ -356,16 +410,14 @@ def _assemble(
     import pyarrow.compute as pc
 
     counted = config.time_unit if config.clock == "discrete" else "day"
-    found = table.num_rows
-    in_time = pc.less_equal(table["first_day"], pa.scalar(cleaned.end, table["first_day"].type))
-    later, table = table.filter(pc.invert(in_time)), table.filter(in_time)
     if table.num_rows < 2:
         what = "no customer has" if not table.num_rows else "only one customer has"
         raise InputError(
             f"{source.label}: {what} a purchase day by {cleaned.end}: a model needs many customers."
         )
-    ids = table["customer"].cast(pa.large_binary())  # bytes: an order that knows no language
-    table = table.take(pc.sort_indices(ids))
+    if not source.owned:
+        ids = table["customer"].cast(pa.large_binary())  # bytes: an order that knows no language
+        table = table.take(pc.sort_indices(ids))
     first_day = table["first_day"].to_numpy().astype("datetime64[D]")
     names = ["frequency", "recency", "T", "monetary_value", "first_amount"]
     names += ["margin"] if "margin" in table.column_names else []
@@ -382,7 +434,6 @@ def _assemble(
             "data.observation_end."
         )
     calendar = _calendar(daily, first_day.min(), cleaned, counted)
-    _refuse_logs(source, statistics, daily, cleaned)
     notes = [*cleaned.notes]
     if config.currency is None and source.currency is None:
         notes.append("currency not given: amounts are taken to be USD.")
@@ -423,10 +474,10 @@ def _assemble(
         "zero_days": facts["zero"],
         "purchase_days": int(columns["frequency"].sum()) + table.num_rows,
         "repeat_days": int(columns["frequency"].sum()),
-        "holdout_days": int(_floats(table["holdout_frequency"]).sum()),
+        "holdout_days": int(facts.get("holdout_days") or 0),
         "customers_read": facts["customers"],
-        "customers_without_purchase": facts["customers"] - found - excluded["customers"],
-        "customers_later": later.num_rows,
+        "customers_without_purchase": facts["customers"] - facts["found"] - excluded["customers"],
+        "customers_later": facts["later"],
         "customers_excluded": excluded["customers"],
         "customers": table.num_rows,
         "repeat_customers": int((columns["frequency"] > 0).sum()),
@@ -434,17 +485,17 @@ def _assemble(
         "observation_end": cleaned.end.isoformat(),
         "holdout_end": cleaned.holdout_end and cleaned.holdout_end.isoformat(),
         "spend_refunded_days": facts["refunded_sum"] or Decimal(0),
-        "spend_later_customers": _total(later["holdout_amount"]),
+        "spend_later_customers": facts.get("spend_later") or Decimal(0),
         "spend_excluded": excluded["spend"] or Decimal(0),
-        "spend_holdout": _total(table["holdout_amount"]),
-        "spend_summary": _total(table["spend"]),
+        "spend_holdout": facts.get("spend_holdout") or Decimal(0),
+        "spend_summary": facts["spend_summary"] or Decimal(0),
         "segments": about,
         "notes": notes,
     }
     window = [periods.number(day, counted) for day in (cleaned.end, cleaned.holdout_end or cleaned.end)]
     holdout = float(window[1] - window[0])
     summary = Summary(
-        customer=np.array(table["customer"].to_pylist(), dtype=object),
+        customer=table["customer"].to_numpy(),
         columns=columns,
         first_day=first_day,
         segments={name: part for name, part in segments.items() if name not in more},
@@ -468,13 +519,6 @@ def _floats(column: Any) -> np.ndarray:
 
     values = column.cast(pa.float64()).to_numpy().astype(np.float64)
     return np.where(np.isnan(values), np.nan, values + 0.0)
-
-
-def _total(column: Any) -> Decimal:
-    """Exact sum of a decimal column."""
-    import pyarrow.compute as pc
-
-    return pc.sum(column).as_py() or Decimal(0)
 
 
 def _segment(
@@ -513,16 +557,20 @@ def _calendar(daily: Any, start: np.datetime64, cleaned: Cleaned, counted: str) 
     return Calendar(day=periods.last_day(every, counted), **totals)
 
 
-def _refuse_logs(source: Source, statistics: tuple[Statistic, ...], daily: Any, cleaned: Cleaned) -> None:
+def refuse_logs(source: Source, statistics: tuple[Statistic, ...], days: Any, end: dt.date) -> None:
     """A purchase of amount zero has no logarithm."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
+    import ibis
 
     logs = [s.name for s in statistics if s.of == "spend" and s.transform.startswith("log")]
     if not logs:
         return
-    seen = daily.filter(pc.less_equal(daily["day"], pa.scalar(cleaned.end, daily["day"].type)))
-    if zeros := pc.sum(seen["zero_repeats"]).as_py():
+    days = days.filter(days.day <= ibis.date(end.isoformat()))
+    free = days.group_by("customer").aggregate(
+        zeros=days.count(where=days.amount == 0), first=days.amount.argmin(days.day)
+    )
+    asked = free.aggregate(zeros=free.zeros.sum(), firsts=free.count(where=free["first"] == 0))
+    found = source.fetch(asked).to_pylist()[0]
+    if zeros := int(found["zeros"] or 0) - found["firsts"]:
         raise InputError(
             f"{source.column('amount')}: {ledger.counted(zeros, 'repeat purchase day')} of amount 0, "
             f"which has no logarithm for {', '.join(map(repr, logs))}: set data.zero_days and "
@@ -540,14 +588,17 @@ def fingerprint(summary: Summary) -> str:
     discrete = summary.clock == "discrete"
     per = 1.0 if discrete else DAYS_PER_UNIT[summary.time_unit]
     digest = hashlib.sha256()
-    plain = {
-        "customer": summary.customer.tolist(),
+    plain: dict[str, Any] = {
         "segments": {name: s.labels for name, s in sorted(summary.segments.items())},
         "window": [summary.observation_end.isoformat(), round(summary.holdout * per)],
     }
     if discrete:
         plain["opportunities"] = summary.time_unit
-    digest.update(json.dumps(plain, sort_keys=True).encode())
+    # The text of one JSON object, in pieces, so that millions of ids are not held twice.
+    for low in range(0, len(summary), PIECE):
+        ids = json.dumps(summary.customer[low : low + PIECE].tolist())[1:-1]
+        digest.update(((", " if low else '{"customer": [') + ids).encode())
+    digest.update(f"], {json.dumps(plain, sort_keys=True)[1:]}".encode())
     arrays = [summary.first_day.astype(np.int64)]
     arrays += [np.rint(summary[name] * per) for name in ("recency", "T")]
     exact = ("frequency", "monetary_value", "first_amount", "margin", "holdout_frequency", "holdout_amount")
