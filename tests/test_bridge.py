@@ -39,6 +39,7 @@ from clvmodels.equity.shapley import contributions
 from clvmodels.errors import InputError
 from clvmodels.models import registry
 from clvmodels.report import bridge as reporting
+from clvmodels.report import page as run_page
 from clvmodels.value import Flow, Valuation
 
 THETA = {"r": 0.243, "alpha": 4.414, "a": 0.793, "b": 2.426}
@@ -1001,6 +1002,36 @@ def test_two_runs_give_the_lines_of_one_config_with_two_dates(fitted, command, r
     assert document["notes"] == []
     assert document["bases"] == fitted[1]["bases"]
     assert document["bases"]["closing"]["residual"]["value"] < 1e-9
+
+
+def test_page_one_of_a_run_tells_of_the_change_since_an_earlier_one(fitted, monkeypatch):
+    """The numbers of the bridge between the two runs, beside the equity they lead to."""
+    place, between = fitted
+    window = ["data.observation_end=2024-10-31", "name=b"]
+    found = run.fit(place / "shop.yaml", overrides=[*window, "report.since=a"])
+    table, block = found.summary, between["bases"]["closing"]
+    assert table["since"]["date"] == "2024-05-31"
+    assert table["since"]["lines"] == block["lines"]
+    assert table["since"]["returns"] == block["returns"]
+    assert table["since"]["change"]["mean"] == pytest.approx(
+        block["lines"]["closing"]["mean"] - block["lines"]["opening"]["mean"],
+        abs=1e-9 * block["lines"]["closing"]["mean"],  # numbers have ten digits
+    )
+    assert table["equity"]["existing"]["point"]["mean"] == block["lines"]["closing"]["mean"]
+    assert "Since 31\u00a0May\u00a02024 equity has changed by" in table["sentences"][1]
+    page = run_page.html(table, {}).partition("How far to trust this")[0]
+    assert "Since 31\u00a0May\u00a02024, at level point" in page
+    assert "Excess of the return over the hurdle" in page
+    monkeypatch.setattr("clvmodels.fit.fit", None)  # what cannot be compared is known before a fit
+    for changed, said in (
+        ("report.since=c", "is not the folder of a run"),
+        ("report.since=b", "at 2024-10-31, and this one is at 2024-10-31: name an earlier run"),
+        ("data.currency=EUR", "has currency USD and this one EUR"),
+        ("data.time_unit=day", "has time_unit week and this one day"),
+    ):
+        with pytest.raises(InputError, match=r"report\.since") as caught:
+            run.fit(place / "shop.yaml", overrides=[*window, "report.since=a", changed])
+        assert said in str(caught.value)
 
 
 def test_without_the_log_what_was_paid_comes_from_the_runs(runs):

@@ -574,6 +574,9 @@ class AcquisitionConfig(Section):
 class ReportConfig(Section):
     title: str | None = None
     """Heading of the page; default: Customer equity."""
+    since: Path | None = None
+    """Folder of an earlier run of these customers (relative to the config file): page one then says how
+    equity has changed since, and the return on it; default: not said."""
 
 
 class Config(Section):

@@ -210,6 +210,7 @@ def _basis(movement: Movement, bridge: Bridge, cost: float, future: FutureEquity
         "text": BASIS_TEXT[movement.basis],
         "lines": lines,
         "subtotals": subtotals,
+        "change": block(movement["closing"] - movement["opening"]) | {"coupling": bridge.coupling},
         "zero": [line for line in LINES if not movement[line].any()],
         "newcomers": {line: block(values) for line, values in movement.newcomers.items()},
         "margin": {
@@ -337,6 +338,31 @@ def _perimeter(table: Mapping[str, Any], key: str) -> list[str]:
     ]
 
 
+def since(bridge: Bridge, table: Mapping[str, Any]) -> dict[str, Any]:
+    """The block ``since`` of a run's table: how equity has changed since an earlier run.
+
+    Parameters
+    ----------
+    table
+        As :func:`build` made it; its first basis is shown.
+    """
+    basis = table["basis"]
+    block = table["bases"][basis]
+    return {
+        "date": table["opening"]["date"],
+        "elapsed": table["elapsed"],
+        "level": bridge.level,
+        "basis": basis,
+        "coupling": bridge.coupling,
+        "change": block["change"],
+        "lines": block["lines"],
+        "returns": block["returns"],
+        "future": table["future"],
+        "acquisition_cost": table["acquisition_cost"],
+        "notes": table["notes"],
+    }
+
+
 def rows(table: Mapping[str, Any]) -> Iterator[tuple[Any, ...]]:
     """Tidy rows of ``bridge.csv``."""
     for kind, block in table["customers"].items():
@@ -352,6 +378,7 @@ def rows(table: Mapping[str, Any]) -> Iterator[tuple[Any, ...]]:
             yield from _stats(basis, f"margin_{name}", "", "", block)
         for name, block in found["newcomers"].items():
             yield from _stats(basis, f"new.{name}", "", "", block)
+        yield from _stats(basis, "change", "", "", found["change"])
         yield from _stats(basis, "residual", "", "", found["residual"])
         for scope, kinds in found["returns"].items():
             for what, result in kinds.items():

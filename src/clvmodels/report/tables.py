@@ -40,7 +40,7 @@ SIGNIFICANT = 10
 RANKS = 10
 """Rank probabilities are given for at most this many ranks."""
 
-_PLACES: Any = {"out": True, "data": {"source"}, "validation": {"backtest"}}
+_PLACES: Any = {"out": True, "data": {"source"}, "validation": {"backtest"}, "report": {"since"}}
 """Keys of the config that say where things lie."""
 
 EXCLUDED = (
@@ -67,6 +67,7 @@ def build(
     diagnostics: Mapping[str, Any],
     arrays: Any = None,
     backtest: Mapping[str, Any] | None = None,
+    since: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Every number of the run, with unit and level.
 
@@ -82,6 +83,8 @@ def build(
         ``validation``.
     backtest
         As made by :func:`clvmodels.report.backtest.block`; None: not measured.
+    since
+        As made by :func:`clvmodels.report.bridge.since`; None: no earlier run was named.
 
     Returns
     -------
@@ -127,6 +130,7 @@ def build(
         "diagnostics": _diagnostics(posterior, diagnostics, config),
         "validation": _validation(arrays, money),
         "backtest": dict(backtest) if backtest else None,
+        "since": dict(since) if since else None,
         "checks": [
             {"name": c.name, "passed": c.passed, "sentence": c.sentence, "value": c.value,
              "threshold": c.threshold, "figure": c.figure}
@@ -481,7 +485,31 @@ def sentences(table: Mapping[str, Any]) -> list[str]:
         f"ahead than the {table['beyond_window']['window']} the data span."
     )
     where += _at_risk(table, base)
-    return [worth, alive + ".", where, *future.sentences(table), *acquisition.sentences(table)]
+    said = [worth, *_since(table), alive + ".", where]
+    return [*said, *future.sentences(table), *acquisition.sentences(table)]
+
+
+def _since(table: Mapping[str, Any]) -> list[str]:
+    """One sentence on what has happened since the earlier run."""
+    block = table.get("since")
+    if block is None:
+        return []
+    found = block["returns"]["existing"]
+    text = (
+        f"Since {long_date(block['date'])} equity has changed by {{currency}}{SPACE}{{since.change.mean}}"
+        + _ninety(block["change"], "since.change")
+    )
+    at = "since.returns.existing"
+    if not found["published"]["defined"]:
+        return [f"{text}; as it was not above zero then, there is no return on it."]
+    text += (
+        f"; the return on the customers of that day was {{{at}.published.value.mean}} against a hurdle of "
+        f"{{{at}.published.hurdle.value}}, and {{{at}.achieved.value.mean}} without what was re-estimated or "
+        "assumed anew"
+    )
+    if found["achieved"]["chance"]["value"] is not None:
+        text += f", which beats the hurdle with probability {{{at}.achieved.chance.value}} (parameters only)"
+    return [text + "."]
 
 
 def _at_risk(table: Mapping[str, Any], base: str) -> str:

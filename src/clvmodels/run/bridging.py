@@ -335,6 +335,96 @@ def bridge_runs(
     return _written(result, folder, overwrite, tell)
 
 
+def earlier(config: Config) -> tuple[Run, Config] | None:
+    """The run that ``report.since`` names, and its config.
+
+    Raises
+    ------
+    InputError
+        If the folder holds none.
+    """
+    if config.report.since is None:
+        return None
+    try:
+        return _run(config.base / config.report.since)
+    except InputError as error:
+        raise InputError(f"report.since: {error}") from None
+
+
+def check_since(before: tuple[Run, Config] | None, data: Summary) -> None:
+    """Whether a run is of an earlier day and of the same customers, before anything is fitted.
+
+    Raises
+    ------
+    InputError
+        If it is not.
+    """
+    from clvmodels.equity.bridge import paid_between
+
+    if before is None:
+        return
+    old = before[0].data
+    if old.observation_end >= data.observation_end:
+        raise InputError(
+            f"report.since names a valuation at {old.observation_end}, and this one is at "
+            f"{data.observation_end}: name an earlier run."
+        )
+    for what in ("currency", "time_unit", "clock"):
+        one, other = getattr(old, what), getattr(data, what)
+        if one != other:
+            raise InputError(f"report.since: that run has {what} {one} and this one {other}.")
+    try:
+        paid_between(old, data)
+    except InputError as error:
+        raise InputError(f"report.since: {error}") from None
+
+
+def since(
+    before: tuple[Run, Config],
+    config: Config,
+    data: Summary,
+    draws: Posterior,
+    assumptions: Any,
+    result: Any,
+    transactions: Any = None,
+) -> dict[str, Any]:
+    """What page one says of the change since an earlier run.
+
+    Parameters
+    ----------
+    before
+        As :func:`earlier` gives it.
+    result
+        Equity of the run that is being made.
+    """
+    from clvmodels.equity.bridge import Side
+    from clvmodels.report import bridge as reporting
+
+    run, old = before
+    posterior = run.draws
+    if len({len(posterior), len(draws)} - {1}) > 1:
+        posterior = posterior.thinned(len(draws))
+    pairs = ((run.data, posterior, resolve_assumptions(old, run.data)), (data, draws, assumptions))
+    sides = [
+        Side(summary=found, posterior=drawn, assumptions=assumed, margin_of_other=margin)
+        for (found, drawn, assumed), margin in zip(
+            pairs, other_margins((old, config), (run.data, data)), strict=True
+        )
+    ]
+    how = _How("closing", "independent", "sequential", None, None)
+    revenue, notes = _paid_between(config, sides, transactions)
+    found = _built(sides, how, old.seed, None, revenue)
+    same = len(posterior) == len(run.draws)  # the saved forecast has as many draws as its run
+    future: tuple[Any, float | None] = (None, None)
+    if same:
+        future, more = _future((old, config), sides, found, how, None, known=(run.result, result))
+        notes += more
+    meta: dict[str, Any] = {}
+    described = [_described_side(used, side) for used, side in zip((old, config), sides, strict=True)]
+    bridged = _result(found, config.name, described, how, old, meta, True, notes, future)
+    return reporting.since(found, bridged.summary)
+
+
 @dataclass(frozen=True)
 class _How:
     """What the caller chose."""

@@ -281,12 +281,14 @@ def fit(
         fitting.check_model(config.models.spend, "spend")
         fitting.check_effects(config.models)
         backtesting.beside(config, folder)  # refuses a wrong one before anything slow starts
+        before = _bridging().earlier(config)
         tell("reading transactions", None)
         data = summarise(config, transactions)
         assumptions = resolve_assumptions(config, data)
         newcomers.check(config, data)
+        _bridging().check_since(before, data)
         clock.lap("data")
-        run = fitted(config, data, assumptions, folder, clock, progress)
+        run = fitted(config, data, assumptions, folder, clock, progress, transactions)
     return finish(replace(run, meta=describe(clock, caught)), folder, overwrite, tell)
 
 
@@ -440,6 +442,7 @@ def _revalue(
     tested = backtesting.beside(load_config(folder / "config.yaml", (), None), folder)
     config = load_config(folder / "config.yaml", [f"name='{Path(out).name}'", *overrides], seed)
     data, clock = found["summary"], Clock()
+    _bridging().check_since(_bridging().earlier(config), data)
     assumptions = resolve_assumptions(config, data)
     draws, known = found["posterior"], found["equity"]
     run = valued(config, data, draws, assumptions, Path(out), clock, tell, tested, known)
@@ -455,6 +458,7 @@ def fitted(
     folder: Path | None,
     clock: Clock,
     progress: Progress | None,
+    transactions: Any = None,
 ) -> Run:
     """From customers to posterior draws that passed the gate, and on to equity."""
     from clvmodels import fit as fitting
@@ -467,7 +471,7 @@ def fitted(
     clock.lap("fit")
     gate = fitting.gate(draws)
     pass_gate(gate, config, folder, draws, data)
-    return valued(config, data, draws, assumptions, folder, clock, progress)
+    return valued(config, data, draws, assumptions, folder, clock, progress, transactions=transactions)
 
 
 def valued(
@@ -480,11 +484,13 @@ def valued(
     progress: Progress | None,
     tested: Mapping[str, Any] | None = None,
     known: Equity | None = None,
+    transactions: Any = None,
 ) -> Run:
     """From posterior draws to equity, checks and the table of numbers.
 
     ``tested`` is the content of a backtest; default: the one that lies beside the run. ``known`` is
-    the equity of a run whose fits of new customers are taken as they are.
+    the equity of a run whose fits of new customers are taken as they are. ``transactions`` take the place
+    of the config's source.
     """
     from clvmodels import equity, validate
     from clvmodels import fit as fitting
@@ -522,15 +528,28 @@ def valued(
     if tested is not None:
         block = backtesting.on_page_one(tested, valuation, result, weather, config.seed)
         met = (*met, *(Check(**check) for check in tested["checks"]))
+    since: Mapping[str, Any] | None = None
+    if (before := _bridging().earlier(config)) is not None:
+        if progress:
+            progress("change since the earlier run", None)
+        since = _bridging().since(before, config, data, draws, assumptions, result, transactions)
+        clock.lap("since")
     checks = (*gate, *met, *systematic.checks(weather))
     diagnostics = {"converged": converged(gate)}
     table = tables.build(
-        data, draws, assumptions, result, checks, config, versions(), diagnostics, arrays, block
+        data, draws, assumptions, result, checks, config, versions(), diagnostics, arrays, block, since
     )
     return Run(
         data=data, draws=draws, result=result, summary=table, checks=checks, arrays=arrays,
         config=config, assumptions=assumptions, path=folder,
     )  # fmt: skip
+
+
+def _bridging() -> Any:
+    """The bridge to an earlier run, which knows runs itself."""
+    from clvmodels.run import bridging
+
+    return bridging
 
 
 def _of_purchases(valuation: AnyValuation) -> float:
