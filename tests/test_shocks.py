@@ -21,7 +21,7 @@ def weather(weeks: int, paths: int, rng: np.random.Generator) -> tuple[np.ndarra
 
 
 def process(weeks: int, seen: np.ndarray, noise: np.ndarray, z: np.ndarray) -> shocks._Process:
-    return shocks._Process.of(z, noise, seen, weeks, np.empty((len(seen), 0)), np.empty(0))
+    return shocks._Process.of(z, noise, seen, weeks, np.empty((weeks, 0)), np.empty(0))
 
 
 def test_covariances_are_those_of_simulated_paths():

@@ -77,6 +77,46 @@ class Calendar:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Intensity:
+    """How fast everybody's clock ran in each week of a window, 1 on average.
+
+    Time of a model is S(t) = ∫ s: a purchase rate λ per unit of it is a rate λ s(t) per unit of the
+    calendar. Beyond the window s is 1, its mean, so that what lies ahead is counted, and discounted, in
+    calendar time.
+
+    Attributes
+    ----------
+    end
+        Number of the last day of the window.
+    width
+        Days in a week.
+    value
+        s in the weeks that end with the window, shape (week,), mean 1; what lies before takes the first.
+    """
+
+    end: int
+    width: int
+    value: np.ndarray
+
+    def __post_init__(self) -> None:
+        if not (len(self.value) and np.isfinite(self.value).all() and (self.value > 0).all()):
+            raise ValueError("an intensity is positive in every week")
+
+    @property
+    def edges(self) -> np.ndarray:
+        """Numbers of the days with which weeks end, the day before the first week included."""
+        return self.end - self.width * np.arange(len(self.value), -1, -1)
+
+    def clock(self, number: np.ndarray) -> np.ndarray:
+        """S at days, in days, counted so that the clock and the calendar agree at the window's end."""
+        number = np.asarray(number, float)
+        run = np.concatenate([[0.0], np.cumsum(self.width * self.value)])
+        inside = np.interp(number, self.edges, run - run[-1] + self.end)
+        before = np.minimum(number - self.edges[0], 0.0) * self.value[0]
+        return inside + before + np.maximum(number - self.end, 0.0)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Rows:
     """Distinct rows of statistics with the number of customers behind each.
 

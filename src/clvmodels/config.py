@@ -349,6 +349,17 @@ class ModelsConfig(Section):
     """What makes customers differ, by what it acts on."""
     pool: Annotated[tuple[PoolConfig, ...], BeforeValidator(_several)] = ()
     """Columns whose levels are partially pooled; several are crossed."""
+    calendar: Literal["even", "weekly"] = "even"
+    """weekly: everybody's clock runs at an intensity that is estimated week by week from the window,
+    1 on average and beyond the data; for ``backtest`` and ``compare --rolling``."""
+
+    @model_validator(mode="after")
+    def _one_explanation(self) -> ModelsConfig:
+        if self.calendar != "even" and self.has_effects:
+            raise ValueError(
+                "models.calendar: weekly and covariates or pooled columns cannot be combined; take one out"
+            )
+        return self
 
     @property
     def has_effects(self) -> bool:

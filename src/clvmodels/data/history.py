@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from clvmodels.artifacts import DAYS_PER_UNIT, Calendar, Segment, Summary, TimeUnit
+from clvmodels.artifacts import DAYS_PER_UNIT, Calendar, Intensity, Segment, Summary, TimeUnit
 from clvmodels.data import periods
 from clvmodels.data.rows import as_text, clean, day_facts, segments_of
 from clvmodels.data.sources import opened
@@ -109,8 +109,13 @@ class History:
         """The end of observation that lies ``steps`` days (periods) after an end of observation."""
         return periods.last_day(self.number(day) + steps, self.counted).item()
 
-    def at(self, end: dt.date) -> tuple[Summary, np.ndarray]:
+    def at(self, end: dt.date, intensity: Intensity | None = None) -> tuple[Summary, np.ndarray]:
         """The summary at an end of observation; everything after it is the holdout.
+
+        Parameters
+        ----------
+        intensity
+            Of everybody's clock: durations are then of its time; default: of the calendar.
 
         Returns
         -------
@@ -137,18 +142,19 @@ class History:
         days = self._sum(seen.astype(np.int64))
         latest = np.maximum.reduceat(np.where(seen, number, -(2**60)), firsts)
         frequency = days - 1.0
+        clock = (lambda day: day) if intensity is None else intensity.clock
         with np.errstate(invalid="ignore", divide="ignore"):
             mean = np.where(frequency > 0, (spent - self.amount[firsts]) / MILLIONTHS / frequency, np.nan)
         columns = {
             "frequency": frequency,
-            "recency": (latest - born) / self.per_unit,
-            "T": (last - born) / self.per_unit,
+            "recency": (clock(latest) - clock(born)) / self.per_unit,
+            "T": (clock(last) - clock(born)) / self.per_unit,
             "monetary_value": mean,
             "first_amount": self.amount[firsts] / MILLIONTHS,
         }
         if self.margins:
             columns["margin"] = self._margin(seen)
-        columns |= {s.name: self._statistic(s, seen, number) for s in self.statistics}
+        columns |= {s.name: self._statistic(s, seen, clock(number)) for s in self.statistics}
         later = ~seen
         columns |= {
             "holdout_frequency": self._sum(later.astype(np.int64)).astype(float),

@@ -148,6 +148,23 @@ def estimate(ratios: Ratios, draws: int, seed: int) -> Shocks | str:
     Shocks
         Independent of the draws of any model; paired with them by position.
     """
+    found = _process(ratios)
+    if isinstance(found, str):
+        return found
+    process, events = found
+    rng = np.random.default_rng(seed)
+    mode, spread = process.mode()
+    sample = importance.sample(lambda points: (process.density(points), points), mode, spread, draws, rng)
+    parameters = _native(sample.draws)
+    state, loads = process.end(parameters, rng)
+    return Shocks(
+        parameters=parameters, state=state, loads=loads, weeks=process.weeks, used=len(process.z),
+        season=process.season, events=events, k_hat=sample.k_hat, ess=sample.ess,
+    )  # fmt: skip
+
+
+def _process(ratios: Ratios) -> tuple[_Process, np.ndarray | None] | str:
+    """The normal model of a window's latest weeks and their events, or why there is none."""
     first = max(0, len(ratios.observed) - MOST)
     observed, expected, noise = (
         np.asarray(v, float)[first:] for v in (ratios.observed, ratios.expected, ratios.noise)
@@ -161,23 +178,37 @@ def estimate(ratios: Ratios, draws: int, seed: int) -> Shocks | str:
         )
     weeks = len(observed)
     season = weeks >= 2 * YEAR
+    design = _design(np.arange(weeks), season, None if events is None else events[:weeks])
     process = _Process.of(
         np.log(observed[usable] / expected[usable]),
         noise[usable],
         np.flatnonzero(usable),
         weeks,
-        _design(np.arange(weeks), season, None if events is None else events[:weeks])[usable],
+        design,
         _loads_variance(season, 0 if events is None else events.shape[1]),
+        season,
     )
-    rng = np.random.default_rng(seed)
-    mode, spread = process.mode()
-    sample = importance.sample(lambda points: (process.density(points), points), mode, spread, draws, rng)
-    parameters = _native(sample.draws)
-    state, loads = process.end(parameters, rng)
-    return Shocks(
-        parameters=parameters, state=state, loads=loads, weeks=weeks, used=int(usable.sum()), season=season,
-        events=events, k_hat=sample.k_hat, ess=sample.ess,
-    )  # fmt: skip
+    return process, events
+
+
+def profile(ratios: Ratios) -> np.ndarray | str:
+    """The shared factor in every week of a window, smoothed as much as its weeks ask for.
+
+    Posterior mean of its logarithm at the densest (φ, σ, τ); weeks without an expectation are filled in
+    from their neighbours.
+
+    Returns
+    -------
+    Shape (week,), or a sentence why it cannot be estimated. Weeks before the latest ``MOST`` have 1.
+    """
+    found = _process(ratios)
+    if isinstance(found, str):
+        return found
+    process, _ = found
+    point, _ = process.mode()
+    out = np.zeros(len(ratios.observed))
+    out[len(out) - process.weeks :] = process.smoothed(_native(point[None])[0])
+    return np.exp(out)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,7 +216,8 @@ class _Process:
     """The normal model of one window: covariances of the weeks ``t`` that were observed.
 
     ``walk`` is that of the anchored random walk with τ = 1, ``walk_end`` with its last value, of
-    variance ``walk_last``; ``loading`` that of season and events.
+    variance ``walk_last``; ``loading`` that of season and events. ``time`` counts the observed weeks
+    from 1, ``share`` is their weight in the anchor, ``every`` the design of all weeks.
     """
 
     z: np.ndarray
@@ -198,6 +230,11 @@ class _Process:
     design: np.ndarray
     prior: np.ndarray
     loading: np.ndarray
+    weeks: int
+    season: bool
+    time: np.ndarray
+    share: np.ndarray
+    every: np.ndarray
 
     @classmethod
     def of(
@@ -208,7 +245,9 @@ class _Process:
         weeks: int,
         design: np.ndarray,
         prior: np.ndarray,
+        season: bool = False,
     ) -> _Process:
+        every, design = design, design[t]
         # The anchor weighs weeks as the model's own estimates do: by what they tell.
         share = 1 / (noise + 0.04)
         share = share / share.sum()
@@ -226,6 +265,11 @@ class _Process:
             design=design,
             prior=prior,
             loading=(design * prior) @ design.T,
+            weeks=weeks,
+            season=season,
+            time=time,
+            share=share,
+            every=every,
         )
 
     def covariance(self, phi: np.ndarray, sigma: np.ndarray, tau: np.ndarray) -> np.ndarray:
@@ -250,6 +294,18 @@ class _Process:
 
         found = minimize(loss, np.zeros(3), method="Nelder-Mead").x
         return found, importance.inverse_curvature(loss, found)
+
+    def smoothed(self, parameters: np.ndarray) -> np.ndarray:
+        """Mean of s_t in every week of the window, observed or not, given all that was observed."""
+        phi, sigma, tau = parameters
+        every = np.arange(1.0, self.weeks + 1)
+        low = np.minimum.outer(every, self.time)
+        mean = np.minimum.outer(self.time, self.time) @ self.share
+        walk = low - (low @ self.share)[:, None] - mean + self.share @ mean
+        lag = np.abs(np.subtract.outer(every, self.time))
+        cross = sigma**2 * phi**lag + tau**2 * walk + (self.every * self.prior) @ self.design.T
+        total = self.covariance(*np.array([[phi], [sigma], [tau]]))[0]
+        return cross @ np.linalg.solve(total, self.z + sigma**2 / 2) - sigma**2 / 2
 
     def end(self, parameters: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Draws of (a, w) in the last week and of the coefficients, given all that was observed."""

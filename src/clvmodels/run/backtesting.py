@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from clvmodels import config as settings
-from clvmodels.artifacts import DAYS_PER_UNIT, Equity, Posterior, Summary
+from clvmodels.artifacts import DAYS_PER_UNIT, Equity, Intensity, Posterior, Summary
 from clvmodels.config import Config, MarginByColumn
 from clvmodels.effects import fingerprint
 from clvmodels.errors import ConvergenceError, InputError
@@ -146,6 +146,10 @@ def backtest(
     fitting.check_model(config.models.purchases, "purchases")
     fitting.check_model(config.models.spend, "spend")
     fitting.check_effects(config.models)
+    if config.models.calendar != "even" and config.data.clock == "discrete":
+        raise InputError(
+            "models.calendar: weekly needs a continuous clock: periods of a discrete one are whole."
+        )
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         tell("reading transactions", None)
@@ -332,13 +336,30 @@ def _origins(
             if file is not None and (kept := _kept(file)) is not None:
                 waiting.append(kept)
                 continue
+            intensity = _intensity(config, history, day)
+            if isinstance(intensity, str):
+                waiting.append(_store(_unscored(day, len(summary), intensity), file))
+                continue
+            if intensity is not None:
+                summary, position = history.at(day, intensity)
             found = _fitted(config, summary)
             if isinstance(found, str):
                 waiting.append(_store(_unscored(day, len(summary), found), file))
                 continue
             margin = margins(config, summary)[0]
             waiting.append(
-                pool.submit(_evaluated, history, summary, position, found, margin, inside, config.seed, file)
+                pool.submit(
+                    _evaluated,
+                    history,
+                    summary,
+                    position,
+                    found,
+                    margin,
+                    inside,
+                    config.seed,
+                    intensity,
+                    file,
+                )
             )
             if len(waiting) > 1 and isinstance(waiting[-2], Future):
                 waiting[-2].result()  # at most one behind, so that what is kept stays small
@@ -351,6 +372,19 @@ def _unscored(day: dt.date, customers: int, reason: str) -> Origin:
     from clvmodels.validate.backtest import Origin
 
     return Origin(date=day, customers=customers, reason=reason)
+
+
+def _intensity(config: Config, history: History, day: dt.date) -> Intensity | str | None:
+    """How everybody's clock ran up to a day, or why that is unknown; None where it runs evenly."""
+    from clvmodels.validate import calendar
+
+    if config.models.calendar == "even":
+        return None
+    try:
+        found = calendar.estimate(history, day, config.models, config.fit, config.seed)
+    except InputError as error:
+        return str(error)
+    return found.intensity if found.intensity is not None else f"no calendar intensity: {found.reason}"
 
 
 def _fitted(config: Config, summary: Summary) -> Posterior | str:
@@ -378,11 +412,13 @@ def _evaluated(
     margin: np.ndarray,
     horizons: Sequence[Horizon],
     seed: int,
+    intensity: Intensity | None,
     file: Path | None,
 ) -> Origin:
     from clvmodels.validate.backtest import evaluate
 
-    return _store(evaluate(history, summary, position, posterior, margin, horizons, seed), file)
+    found = evaluate(history, summary, position, posterior, margin, horizons, seed, intensity)
+    return _store(found, file)
 
 
 def _store(origin: Origin, file: Path | None) -> Origin:
@@ -450,13 +486,23 @@ def _drift(config: Config, history: History, found: Backtest) -> dict[str, Any] 
         own, other = (one["maximum"] for one in described)
         if not own or not other or first is last:
             continue
-        summary, _ = history.at(first.date)
+        summary, _ = history.at(first.date, _kept_intensity(history, first))
         rows = summary.fold(family.statistics, summary.spenders if role == "spend" else None)
         theta = family.vector(other)[None]
         value = float(rows.weight @ log_density(family, theta, rows.stats)[0])
         free = len([name for name in own if name != "log_likelihood" and name not in family.constants])
         out[role] = {"loss": 2 * (own["log_likelihood"] - value), "parameters": free}
     return {"first": first.date, "last": last.date, "families": out} if out else None
+
+
+def _kept_intensity(history: History, origin: Origin) -> Intensity | None:
+    """The intensity with which an origin was fitted."""
+    from clvmodels.validate.calendar import WEEK
+
+    if origin.intensity is None:
+        return None
+    end = int(history.number(origin.date))
+    return Intensity(end=end, width=WEEK, value=np.array(origin.intensity))
 
 
 # --- on page one of a run ------------------------------------------------------------------------

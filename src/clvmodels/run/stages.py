@@ -86,6 +86,10 @@ def load_config(config: Any, overrides: Sequence[str], seed: int | None) -> Conf
 def summarise(config: Config, transactions: Any) -> Summary:
     from clvmodels.data import summarise
 
+    if config.models.calendar != "even":
+        raise InputError(
+            "models.calendar: weekly is known to backtest and compare --rolling alone; take it out here."
+        )
     margin = config.value.margin
     return summarise(
         config.data,

@@ -31,7 +31,7 @@ from typing import Any
 
 import numpy as np
 
-from clvmodels.artifacts import Assumptions, Posterior, Summary
+from clvmodels.artifacts import Assumptions, Intensity, Posterior, Summary
 from clvmodels.data.history import History
 from clvmodels.numerics.discounting import Flow
 from clvmodels.validate import systematic
@@ -130,6 +130,9 @@ class Origin:
         ==============================  ============================  ===============================
 
         ``thin`` holds positions on ``draw``: parameters of the one are those of the other.
+    intensity
+        Of the calendar in the weeks of the window (:mod:`clvmodels.validate.calendar`), None where it
+        is even. The window's expectations are then those at intensity one.
     """
 
     date: dt.date
@@ -144,6 +147,7 @@ class Origin:
     reliability: tuple[Mapping[str, Any], ...] = ()
     weather: Mapping[str, Any] | None = None
     data: Any = None
+    intensity: tuple[float, ...] | None = None
 
     def to_dataset(self) -> Any:
         """Everything as one xarray Dataset; what is not an array is in the attribute ``clvmodels``."""
@@ -158,6 +162,7 @@ class Origin:
         """Inverse of :meth:`to_dataset`."""
         rest = json.loads(found.attrs["clvmodels"])
         rest["date"] = dt.date.fromisoformat(rest["date"])
+        rest["intensity"] = None if rest.get("intensity") is None else tuple(rest["intensity"])
         for name in ("horizons", "scores", "split", "naive", "decisions", "reliability"):
             rest[name] = tuple(rest[name])
         return cls(data=found if found.data_vars else None, **rest)
@@ -212,6 +217,7 @@ def evaluate(
     margin: np.ndarray,
     horizons: Sequence[Horizon],
     seed: int,
+    intensity: Intensity | None = None,
 ) -> Origin:
     """Forecast from an origin and compare with what happened.
 
@@ -230,6 +236,8 @@ def evaluate(
         Ascending, all inside the log.
     seed
         Of the draws.
+    intensity
+        Of the calendar, where the summary is in times of its clock.
     """
     origin = summary.observation_end
     draws = posterior.thinned(draws_for(len(summary)))
@@ -242,7 +250,7 @@ def evaluate(
     mean = ahead.expected(valuation, [Flow(delta=0.0, horizon=length) for length in lengths], nobody, 1)
     member, names = _groups(summary, mean.margin[:, -1], seed)
     drawn = ahead.simulated(valuation, lengths, member, len(names))
-    weeks = _weeks(history, summary, position, draws, plain, horizons[-1].steps, seed)
+    weeks = _weeks(history, summary, position, draws, plain, horizons[-1].steps, seed, intensity)
     factor, weather = _shared(history, summary, weeks, draws, horizons, seed)
     predictive = drawn.predictive[:, 0]
     total = np.stack([mean.total[:, 0], drawn.latent[:, 0], predictive, predictive * factor])
@@ -287,6 +295,7 @@ def evaluate(
         reliability=tuple(reliability),
         weather=weather,
         data=_dataset(weeks, total, np.array(actual).T, horizons, summary.currency),
+        intensity=None if intensity is None else tuple(map(float, intensity.value)),
     )
 
 
@@ -545,6 +554,7 @@ def _weeks(
     plain: Assumptions,
     steps: int,
     seed: int,
+    intensity: Intensity | None,
 ) -> dict[str, Any]:
     """Purchases and revenue by week before and after the origin, actual and expected."""
     width = 1 if history.clock == "discrete" else _WEEK
@@ -560,8 +570,11 @@ def _weeks(
     out["later"] = _last_days(history, later[1:])
     out["window_orders"], out["window_revenue"] = history.weekly(position, edges)
     out["later_orders"], out["later_revenue"] = history.weekly(position, later)
-    orders, revenue = ahead.in_window(few, history.per_unit, now - edges[::-1])
-    out["window_expected_orders"], out["window_expected_revenue"] = orders[:, ::-1], revenue[:, ::-1]
+    back = now - edges if intensity is None else now - intensity.clock(edges)
+    orders, revenue = ahead.in_window(few, history.per_unit, back[::-1])
+    rate = 1.0 if intensity is None else intensity.value
+    out["window_expected_orders"] = orders[:, ::-1] / rate
+    out["window_expected_revenue"] = revenue[:, ::-1] / rate
     bounds = (later - now) / history.per_unit
     flows = [Flow(delta=0.0, start=low, horizon=high) for low, high in itertools.pairwise(bounds)]
     found = ahead.expected(few, flows, np.zeros((len(summary), 1), np.int64), 1).total[:, 0]

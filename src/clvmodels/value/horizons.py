@@ -246,8 +246,8 @@ def in_window(valuation: AnyValuation, per_unit: float, back: np.ndarray) -> tup
     per_unit
         Days (periods) in a time unit.
     back
-        Ascending, days (periods) before the end of observation; window k lies between entries k
-        and k + 1.
+        Ascending, days (periods) before the end of observation, whole or not; window k lies between
+        entries k and k + 1.
 
     Returns
     -------
@@ -269,13 +269,16 @@ def in_window(valuation: AnyValuation, per_unit: float, back: np.ndarray) -> tup
 
 
 def _in_window(valuation: Valuation, per_unit: float, back: np.ndarray) -> np.ndarray:
-    age = np.rint(valuation.summary["T"] * per_unit).astype(int)
-    size = int(max(age.max(), back[-1])) + 1
+    age, customers = np.unique(np.round(valuation.summary["T"] * per_unit, 6), return_counts=True)
+    size = int(max(age.max(), back[-1])) + 2
     daily = from_acquisition(valuation, size, per_unit)
     upto = np.concatenate([np.zeros((len(daily), 1)), daily.cumsum(axis=1)], axis=1)
-    customers = np.bincount(age, minlength=size)
-    ages = np.arange(size)
-    cumulated = np.stack(  # expected repeats up to each edge
-        [upto[:, np.maximum(ages - edge, 0)] @ customers for edge in back], axis=1
-    )
+
+    def at(since: np.ndarray) -> np.ndarray:
+        """Expected repeats of all customers so long after their first purchases, shape (draw,)."""
+        whole = since.astype(int)
+        share = since - whole
+        return upto[:, whole] @ (customers * (1 - share)) + upto[:, whole + 1] @ (customers * share)
+
+    cumulated = np.stack([at(np.maximum(age - edge, 0.0)) for edge in back], axis=1)
     return cumulated[:, :-1] - cumulated[:, 1:]
