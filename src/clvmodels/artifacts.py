@@ -107,7 +107,7 @@ class Intensity:
         """Numbers of the days with which weeks end, the day before the first week included."""
         return self.end - self.width * np.arange(len(self.value), -1, -1)
 
-    def clock(self, number: np.ndarray) -> np.ndarray:
+    def clock(self, number: np.ndarray | int) -> np.ndarray:
         """S at days, in days, counted so that the clock and the calendar agree at the window's end."""
         number = np.asarray(number, float)
         run = np.concatenate([[0.0], np.cumsum(self.width * self.value)])

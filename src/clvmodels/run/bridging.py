@@ -28,6 +28,7 @@ from clvmodels.run.stages import (
     margins,
     new_folder,
     pass_gate,
+    refuse_calendar,
     refuse_existing,
     resolve_assumptions,
     statistics,
@@ -172,6 +173,7 @@ def bridge(
         for used in (before, after):
             fitting.check_model(getattr(used.models, role), role)
             fitting.check_effects(used.models)
+        refuse_calendar(used)
     good = True
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

@@ -86,10 +86,7 @@ def load_config(config: Any, overrides: Sequence[str], seed: int | None) -> Conf
 def summarise(config: Config, transactions: Any) -> Summary:
     from clvmodels.data import summarise
 
-    if config.models.calendar != "even":
-        raise InputError(
-            "models.calendar: weekly is known to backtest and compare --rolling alone; take it out here."
-        )
+    refuse_calendar(config)
     margin = config.value.margin
     return summarise(
         config.data,
@@ -107,6 +104,14 @@ def statistics(config: Config) -> tuple[Statistic, ...]:
     models = (config.models.purchases, config.models.spend)
     needed = (s for model in models for s in registry.get(model.family).extra_statistics)
     return tuple(dict.fromkeys(needed))
+
+
+def refuse_calendar(config: Config) -> None:
+    """Refuse a calendar intensity where it would be left out."""
+    if config.models.calendar != "even":
+        raise InputError(
+            "models.calendar: weekly is known to backtest and compare --rolling alone; take it out here."
+        )
 
 
 def margins(config: Config, data: Summary) -> tuple[np.ndarray, str]:

@@ -34,6 +34,7 @@ from clvmodels.run.stages import (
     load_config,
     new_folder,
     pass_gate,
+    refuse_calendar,
     refuse_existing,
     resolve_assumptions,
     statistics,
@@ -149,6 +150,7 @@ def history(
     for role in ("purchases", "spend"):
         fitting.check_model(getattr(plain.models, role), role)
     fitting.check_effects(plain.models)
+    refuse_calendar(plain)
     tell("reading transactions", None)
     with (
         warnings.catch_warnings(record=True) as caught,

@@ -570,8 +570,8 @@ def _weeks(
     out["later"] = _last_days(history, later[1:])
     out["window_orders"], out["window_revenue"] = history.weekly(position, edges)
     out["later_orders"], out["later_revenue"] = history.weekly(position, later)
-    back = now - edges if intensity is None else now - intensity.clock(edges)
-    orders, revenue = ahead.in_window(few, history.per_unit, back[::-1])
+    ago = now - (edges if intensity is None else intensity.clock(edges))[::-1]
+    orders, revenue = ahead.in_window(few, history.per_unit, ago)
     rate = 1.0 if intensity is None else intensity.value
     out["window_expected_orders"] = orders[:, ::-1] / rate
     out["window_expected_revenue"] = revenue[:, ::-1] / rate
