@@ -156,6 +156,27 @@ def test_budget_is_where_the_last_unit_wins_its_own_worth():
     assert (nothing[0] == 0).all()
 
 
+def test_budget_curve_has_its_top_at_the_best_spend():
+    rng = np.random.default_rng(3)
+    response = np.array([20.0, 200.0, 2000.0]) * np.exp(0.1 * rng.standard_normal((400, 3)))
+    ltv = 50 * np.exp(0.05 * rng.standard_normal(400))
+    _, _, _, best = acquisition.budget(response, ltv, 1000.0)
+    spend, mean, low, high = acquisition.budget_curve(response, ltv, best)
+    assert (spend[0], mean[0]) == (0, 0)
+    step = spend[1]
+    # The best is found on a grid of its own; both steps together bound the difference.
+    assert abs(spend[mean.argmax()] - best) <= step + best / 100
+    assert (low <= mean).all()
+    assert (mean <= high).all()
+    block = {"spend": spend, "mean": mean, "low": low, "high": high, "unit": "USD", "level": "expected"}
+    budget = {"curve": block, "now": {"value": 1000.0}, "best": {"value": best}}
+    table = {"acquisition": {"channels": [{"label": "tv", "budget": budget}]}}
+    figure = report.budget_curves(table["acquisition"], "USD")
+    assert figure.axes[0].get_xlabel() == "Monthly spend (USD)"
+    found = list(report._curve_rows("tv", block))
+    assert len(found) == 3 * len(spend)
+
+
 def test_response_recovers_its_curve_and_needs_a_history():
     rng = np.random.default_rng(2)
     spend = np.tile([0.0, 500, 1000, 2000, 4000, 8000], 6)

@@ -621,6 +621,21 @@ def test_without_a_surprise_the_return_is_the_hurdle(cdnow_sides):
     assert result.chance is None
 
 
+def test_a_horizon_that_moves_on_is_no_achievement(world):
+    """Nobody bought and nobody was expected to: what is left is the hurdle, whatever the horizon."""
+    a, b = sides(world, horizon=104.0)
+    movement = bridge.build(a, b).movements["opening"]
+    kept = ("opening", "unwinding", "release", "horizon_roll", "closing")
+    lines = np.where(np.isin(LINES, kept)[:, None], movement.lines, 0.0)
+    calm = replace(
+        movement, lines=lines, acquired=np.zeros_like(lines),
+        margin_existing=float(-movement["release"][0]) + float(movement.cost_existing[0]),
+    )  # fmt: skip
+    achieved, published = (return_on_customer(calm, revised=what) for what in (False, True))
+    assert achieved.value[0] == pytest.approx(movement.hurdle, rel=1e-12)
+    assert published.value[0] > movement.hurdle + 0.05
+
+
 def test_return_in_total_without_a_surprise_is_the_hurdle(eventful):
     """Planned acquisition that happens as planned is unwinding, not new value."""
     movement = eventful[2].movements["opening"]

@@ -199,6 +199,8 @@ def test_tail_of_a_normal():
     # φ and its inverse at 5 %; sd of a quantile is √(0.05 · 0.95/n)/φ = 0.03, of the mean beyond less.
     assert low == pytest.approx(16.449, abs=4.5 * 0.034)
     assert beyond == pytest.approx(20.627, abs=4.5 * 0.05)
+    # At 1 %: √(0.01 · 0.99/n)/φ(2.326) = 0.0059 of a standard deviation.
+    assert risk.tail(draws, 0.01)[0] == pytest.approx(23.263, abs=4.5 * 0.06)
 
 
 def budget(draws: int, acquisition: bool = False, **sd: float):

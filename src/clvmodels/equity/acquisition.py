@@ -24,6 +24,8 @@ CURVE = 49
 CURVE_YEARS = 4.0
 BASES = ("all", "own", "pooled")
 """On whose customers the value of a channel's new customer rests."""
+BUDGET_STEPS = 61
+"""Points of the budget curve."""
 ONE = 64
 """Customers simulated per draw for the probability that one customer pays back."""
 
@@ -87,6 +89,7 @@ def build(
     draws = len(channels[0].newcomer.posterior)
     out = {name: np.full((len(channels), draws), np.nan) for name in names}
     curve = np.empty((len(channels), 3, CURVE))
+    budgets = np.full((len(channels), 4, BUDGET_STEPS), np.nan)
     one, best = np.full((2, len(channels)), np.nan)
     seeds = np.random.SeedSequence(seed, spawn_key=(7,)).spawn(len(channels))
     same: dict[int, int] = {}  # channels that share one customer share the results too
@@ -112,6 +115,7 @@ def build(
         if channel.response is not None:
             found = budget(channel.response, out["ltv"][k], channel.monthly)
             out["optimum"][k], out["regret_now"][k], out["regret_best"][k], best[k] = found
+            budgets[k] = budget_curve(channel.response, out["ltv"][k], max(channel.monthly, best[k]))
     money, time = {"unit": currency}, {"unit": "time"}
     units = {name: time if name.startswith("payback") else money for name in names}
     return xr.Dataset(
@@ -126,11 +130,13 @@ def build(
             "won": (("channel",), np.array([c.won for c in channels])),
             "basis": (("channel",), np.array([BASES.index(c.basis) for c in channels])),
             "curve": (("channel", "bound", "time"), curve, money),
+            "budget": (("channel", "of_budget", "step"), budgets, money),
         },
         coords={
             "channel": [c.label for c in channels],
             "time": times,
             "bound": ["mean", "low", "high"],
+            "of_budget": ["spend", "mean", "low", "high"],
         },
         attrs={"currency": currency, "longest": longest, "payback": payback},
     )
@@ -143,6 +149,18 @@ def profit(spend: np.ndarray | float, response: np.ndarray, ltv: np.ndarray) -> 
     """
     top, half = response[:, 1], response[:, 2]
     return top * spend / (half + spend) * ltv - spend
+
+
+def budget_curve(response: np.ndarray, ltv: np.ndarray, most: float) -> np.ndarray:
+    """Monthly :func:`profit` by spend up to one and a half times ``most``.
+
+    Returns
+    -------
+    Spend, mean, 5 and 95 % quantile over draws, shape (4, step).
+    """
+    grid = np.linspace(0.0, 1.5 * most, BUDGET_STEPS)
+    drawn = np.array([profit(s, response, ltv) for s in grid])
+    return np.array([grid, drawn.mean(axis=1), *np.quantile(drawn, [0.05, 0.95], axis=1)])
 
 
 def budget(

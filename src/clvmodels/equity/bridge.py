@@ -453,8 +453,9 @@ def return_on_customer(
         or, with ``future``, also the customers still to be acquired at either date (the scope of
         Peppers and Rogers), where acquisition that had been planned is no new value.
     revised
-        With the opening as published and all lines, or without the lines ``REVISIONS``, from
-        ``movement.start``: what was achieved, apart from what is now thought differently.
+        With the opening as published and all lines, or without the lines ``REVISIONS`` and without
+        ``horizon_roll``, from ``movement.start``: what was achieved, apart from what is now thought
+        differently and from a later end of the horizon. Without a surprise that is the hurdle.
     acquisition_cost
         Spent on acquisition between the dates, accumulated to the closing date, currency.
     future
@@ -465,7 +466,8 @@ def return_on_customer(
         raise ValueError("scope total, and no other, needs the equity of future customers")
     lines = movement.lines - movement.acquired if scope == "existing" else movement.lines
     start = movement["opening"] if revised else movement.start
-    names = (*MOVEMENTS, *REVISIONS) if revised else MOVEMENTS
+    achieved = tuple(name for name in MOVEMENTS if name != "horizon_roll")
+    names = (*MOVEMENTS, *REVISIONS) if revised else achieved
     gains = {name: lines[LINES.index(name)] for name in names}
     gains["margin_variance"] = movement.margin_existing - movement.cost_existing + gains.pop("release")
     if scope != "existing":

@@ -11,19 +11,23 @@ from clvmodels.artifacts import Equity
 
 TAIL = 0.05
 """Probability of the bad outcomes that the tail is about."""
+TAILS = (0.01, 0.05, 0.10)
+"""The same, for the table of equity at risk."""
 BLOCKS = 20
 """Blocks of consecutive draws that are left out in turn for the Monte Carlo error."""
 
 
-def tail(draws: np.ndarray) -> tuple[float, float]:
-    """Equity at risk: the mean less the 5 % quantile, and less the mean of the draws below it.
+def tail(draws: np.ndarray, probability: float = TAIL) -> tuple[float, float]:
+    """Equity at risk: the mean less a low quantile, and less the mean of the draws below it.
 
     Parameters
     ----------
     draws
-        Equity of the level predictive, shape (draw,).
+        Equity of the level predictive, or systematic, shape (draw,).
+    probability
+        Of the quantile.
     """
-    low = np.quantile(draws, TAIL)
+    low = np.quantile(draws, probability)
     return float(draws.mean() - low), float(draws.mean() - draws[draws <= low].mean())
 
 

@@ -50,9 +50,9 @@ def block(
             "ltv": ltv,
             "first_order": statistics(draws["first_order"], unit=money, level=base),
             "maximum": {
-                "break_even": {"value": ltv["mean"], "unit": money},
-                "assured": {"value": _low(draws["ltv"], 1 - asked.assurance), "unit": money},
-                "target": {"value": ltv["mean"] / asked.target_ratio, "unit": money},
+                "break_even": {"value": ltv["mean"], "unit": money, "level": base},
+                "assured": {"value": _low(draws["ltv"], 1 - asked.assurance), "unit": money, "level": base},
+                "target": {"value": ltv["mean"] / asked.target_ratio, "unit": money, "level": base},
                 "payback": statistics(draws["within"], unit=money, level=base),
             },
             "won": None,
@@ -142,6 +142,8 @@ def _budget(
         "optimum": statistics(draws["optimum"], unit=money, level=level),
         "regret_now": statistics(draws["regret_now"], unit=money, level=level),
         "regret_best": statistics(draws["regret_best"], unit=money, level=level),
+        "curve": {"unit": money, "level": level}
+        | {str(b): data["budget"].values[k, j].tolist() for j, b in enumerate(data["of_budget"].values)},
     }
 
 
@@ -213,6 +215,9 @@ def rows(table: Mapping[str, Any], flat: Any) -> Iterator[tuple[Any, ...]]:
             if name in ("maximum", "budget") and stats:
                 for part, inner in stats.items():
                     metric, level = f"{name}_{part}", inner.get("level", "")
+                    if part == "curve":
+                        yield from _curve_rows(channel["label"], inner)
+                        continue
                     for statistic, value in flat(inner):
                         yield channel["label"], metric, level, statistic, value, inner["unit"]
             elif isinstance(stats, Mapping):
@@ -220,6 +225,12 @@ def rows(table: Mapping[str, Any], flat: Any) -> Iterator[tuple[Any, ...]]:
                     yield channel["label"], name, stats.get("level", ""), statistic, value, stats["unit"]
             elif name == "basis":
                 yield channel["label"], name, "", "value", stats, ""
+
+
+def _curve_rows(label: str, curve: Mapping[str, Any]) -> Iterator[tuple[Any, ...]]:
+    for k, spend in enumerate(curve["spend"]):
+        for bound in ("mean", "low", "high"):
+            yield label, f"budget_curve_at_{spend:.6g}", curve["level"], bound, curve[bound][k], curve["unit"]
 
 
 # --- figures ---------------------------------------------------------------------------------------
@@ -231,7 +242,7 @@ def figures(table: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:
     if found is None:
         return {}
     bands = found["channels"][0]["ltv"]["interval_90"] is not None
-    return {
+    out = {
         "acquisition": (
             ltv_against_cac(found, table["currency"]),
             "What a new customer is worth (circle"
@@ -244,6 +255,13 @@ def figures(table: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:
             "crosses its cost." + (" Shaded: 90 % interval." if bands else ""),
         ),
     }
+    if any(channel["budget"] for channel in found["channels"]):
+        out["budget"] = (
+            budget_curves(found, table["currency"]),
+            "Value of the customers whom a month's spend wins, less the spend, under a response that "
+            "saturates; shaded: 90 % interval; dashed: the present spend; circle: the best.",
+        )
+    return out
 
 
 @f._styled
@@ -269,6 +287,29 @@ def ltv_against_cac(found: Mapping[str, Any], currency: str, ax: Any = None) -> 
         ax.set_xlim(min(0, ax.get_xlim()[0]))
     ax.set_xlabel(f"Per customer ({currency})")
     f._thousands(ax.xaxis)
+    return figure
+
+
+@f._styled
+def budget_curves(found: Mapping[str, Any], currency: str) -> Any:
+    """Profit of a month by its spend, of the channels with the highest spend."""
+    having = [channel for channel in found["channels"] if channel["budget"]]
+    having = sorted(having, key=lambda channel: -channel["budget"]["now"]["value"])[:3]
+    figure, panels = f._panels(len(having), height=2.4, squeeze=False)
+    for ax, channel in zip(panels[0], having, strict=True):
+        budget, curve = channel["budget"], channel["budget"]["curve"]
+        ax.fill_between(curve["spend"], curve["low"], curve["high"], color=f.FAINT, lw=0)
+        ax.plot(curve["spend"], curve["mean"], color=f.MODEL)
+        ax.axvline(budget["now"]["value"], color=f.INK, lw=1, ls=(0, (5, 2)))
+        best = budget["best"]["value"]
+        ax.plot(best, np.interp(best, curve["spend"], curve["mean"]), "o", color="white", mec=f.INK, ms=5)
+        ax.axhline(0, color=f.GREY, lw=0.6)
+        ax.set_title(f._short(channel["label"]), fontsize=8)
+        ax.set_xlabel(f"Monthly spend ({currency})")
+        for axis in (ax.xaxis, ax.yaxis):
+            f._thousands(axis)
+        ax.xaxis.get_major_locator().set_params(nbins=4)
+    panels[0][0].set_ylabel(f"Profit of a month ({currency})")
     return figure
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from clvmodels.artifacts import Assumptions, Equity
-from clvmodels.equity.risk import TAIL, tail, variance_budget
+from clvmodels.equity.risk import TAIL, TAILS, tail, variance_budget
 from clvmodels.equity.segments import CHANCES
 from clvmodels.equity.sensitivity import BETTER, MARGIN, POINTS, YEARS
 
@@ -140,6 +140,11 @@ def _risk(equity: Equity) -> dict[str, Any]:
             zip(("quantile", "mean_beyond"), tail(equity.total(last)), strict=True),
             unit=money, level=last, probability=TAIL,
         ),
+        "tails": [
+            dict(zip(("quantile", "mean_beyond"), tail(equity.total(level), p), strict=True), unit=money,
+                 level=level, probability=p)
+            for level in equity.levels[2:] for p in TAILS
+        ],
     }  # fmt: skip
 
 
@@ -247,6 +252,7 @@ def risk_rows(table: Mapping[str, Any]) -> Iterator[tuple[Any, ...]]:
         for label, entry in risk["attrition"].items():
             parts += [("attrition", label, entry["value"]), ("attrition share", label, entry["share"])]
         parts.append(("tail", "", risk["tail"]))
+        parts += [("tail", f"{entry['probability']:.0%}", entry) for entry in risk["tails"]]
     for what, by_level in (table["negative"] or {}).items():
         parts += [(f"negative {what}", "", block) for block in by_level.values()]
     for entry in table["sensitivities"]:
