@@ -51,11 +51,14 @@ def test_cells_of_the_story_run_with_given_parameters(tmp_path, monkeypatch):
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
     line = 'config = "../configs/cdnow.yaml"'
     assert sum(line in cell.source for cell in cells) == 1
+    plug_in = '"../configs/cdnow_plug_in.yaml"'
+    assert sum(plug_in in cell.source for cell in cells) == 1
     (tmp_path / "notebooks").mkdir()
     monkeypatch.chdir(tmp_path / "notebooks")
     names = {"FIXED": FIXED}
     for cell in cells:
-        source = cell.source.replace(line, "config = FIXED").replace("%matplotlib inline", "")
+        source = cell.source.replace(line, "config = FIXED").replace(plug_in, "FIXED")
+        source = source.replace("%matplotlib inline", "")
         exec(compile(source, "cdnow_story", "exec"), names)
     assert (tmp_path / "runs" / "cdnow-story" / "history.html").exists()
     assert names["bridge"].summary["level"] == "point"
