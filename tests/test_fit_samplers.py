@@ -10,7 +10,7 @@ from scipy import stats
 
 from clvmodels.artifacts import FamilyPosterior, Posterior, Rows
 from clvmodels.config import FitConfig, ModelConfig
-from clvmodels.fit import fit_family, gate
+from clvmodels.fit import fit_family, gate, surrogate
 from clvmodels.fit.convergence import _ess_of_mean
 from clvmodels.fit.graph import Target
 from clvmodels.fit.importance import _effective, resample, sample, smooth
@@ -188,6 +188,42 @@ def test_sampler_recovers_from_a_wrong_start(width):
         assert stats.kstest(column, "norm").pvalue > 1e-4
 
 
+def skewed(shape):
+    """Logarithms of independent gammas of one shape, less the logarithm of that: log density and slope."""
+    return lambda z: (shape * float((z - np.exp(z)).sum()), shape * (1 - np.exp(z)))
+
+
+def test_polynomial_draws_are_from_the_density():
+    shape, rng = 3000.0, np.random.default_rng(3)
+    asked = []
+
+    def counted(z):
+        asked.append(z)
+        return skewed(shape)(z)
+
+    found, error = surrogate.draw(counted, np.zeros(4), np.eye(4) / shape, 1000, rng)
+    assert len(asked) < 100  # whatever the draws
+    # What degree four leaves of shape (z - exp z) is shape z^5/120, z normal of sd 1/√shape; four of these.
+    assert error < 3 * math.sqrt(4 * 945) / 120 * shape**-1.5
+    assert found.ess > 950
+    for column in np.exp(found.draws).T:
+        assert stats.kstest(column, stats.gamma(shape, scale=1 / shape).cdf).pvalue > 1e-4
+
+
+@pytest.mark.parametrize(
+    "density",
+    [
+        skewed(2.0),  # too skewed for degree four
+        lambda z: (-4 * float(np.log1p(z**2 / 8).sum()), -z / (1 + z**2 / 8)),  # tails too heavy
+        lambda z: (np.nan if z[0] > 1 else -float(z @ z) / 2, -z),  # not defined everywhere
+    ],
+)
+def test_polynomial_says_where_it_will_not_do(density):
+    spread = np.eye(2) / 2 if density(np.ones(2))[1][0] < -1.5 else np.eye(2)
+    _, error = surrogate.draw(density, np.zeros(2), spread, 1000, np.random.default_rng(3))
+    assert error > 3 * surrogate.LARGEST_ERROR
+
+
 def test_effective_size_of_copies_is_the_variance_of_the_mean():
     # 400 samples of 100 draws out of too few proposals with unequal weights: the variance of their means
     # is known to sqrt(2/400) = 7 %, hence 28 % at four standard errors.
@@ -260,6 +296,7 @@ def test_density_is_the_family_s_and_its_gradient_the_slope(name, priors):
     batch, parameters = target.density(np.array([start, start + 0.1]))
     assert batch[0] == pytest.approx(target(start)[0], rel=1e-14)
     np.testing.assert_allclose(parameters[0], native)
+    np.testing.assert_allclose(target.native(np.array([start]))[0], native, rtol=1e-13)
     for weights in ((1.0, 1.0), (1.0, 0.0), (0.0, 0.0)):
         gradient = target(start, *weights)[1]
         h = 1e-5

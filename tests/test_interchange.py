@@ -136,7 +136,7 @@ def test_log_densities_agree(family):
         ours = density(family, theta)(family.vector(theta), columns)
         x = columns["frequency"]
         largest = (1 + x) * (1 + max(theta.values())) * math.log(1e4)
-        quadrature = 1e-9 if family.name == "pareto_nbd" else 0.0
+        quadrature = 1e-11 if family.name == "pareto_nbd" else 0.0
         assert (np.abs(ours - theirs) <= 8 * EPS * largest + quadrature).all(), theta
 
 

@@ -153,6 +153,31 @@ def test_work_of_a_fit(monkeypatch):
     assert count["density"] == part.diagnostics["proposals"] <= 1_750
 
 
+@pytest.mark.parametrize("name", ["bg_nbd", "pareto_nbd"])
+def test_work_of_a_large_fit(name, monkeypatch):
+    """One compilation, and gradients whose number depends neither on customers nor on draws."""
+    family, count = registry.purchases(name), Counter()
+    call, compile_ = Target.__call__, Target._compile
+
+    def called(self, *args, **kwargs):
+        count["gradient"] += 1
+        return call(self, *args, **kwargs)
+
+    def compiled_(self, gradient):
+        count["compilation"] += 1
+        return compile_(self, gradient)
+
+    monkeypatch.setattr(Target, "__call__", called)
+    monkeypatch.setattr(Target, "_compile", compiled_)
+    summary = daily(50_000)
+    rows = summary.fold(family.statistics)
+    part = fit_family(family, rows, ModelConfig(family=name), FitConfig(draws=3000), 1, measure(summary))
+    assert part.diagnostics["log_weight_error"] < 0.01
+    assert part.diagnostics["ess"] > 2900
+    assert count["compilation"] <= 1
+    assert count["gradient"] <= 220
+
+
 def test_costly_terms_are_computed_once_a_pair():
     """Of two columns: of 20,000 customers' rows a fifth; and the log-likelihood is that of the rows."""
     family, summary = registry.purchases("pareto_nbd"), daily(20_000)

@@ -26,8 +26,9 @@ from clvmodels.errors import InputError
 from clvmodels.fit.priors import Priors
 from clvmodels.models.family import Family, Scale
 
-VALUE_ONLY_ROWS = 5_000
-"""From this number of distinct rows on, compiling the density once more without its gradient
+MANY_ROWS = 5_000
+"""From this number of distinct rows on an evaluation is dear: a polynomial takes its place where that is
+good enough (:mod:`clvmodels.fit.surrogate`); where not, compiling the density once more without its gradient
 (0.4 s) costs less than computing gradients that proposals do not need (30 ns a row)."""
 
 _compiled: dict[tuple, tuple[Family, Any]] = {}
@@ -163,11 +164,26 @@ class Target:
 
     def density(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Log posterior and native parameters at points of shape (n, k); -inf where undefined."""
-        function = self._function(len(self.rows.weight) < VALUE_ONLY_ROWS)
+        function = self._function(not self.dear)
         one, data = np.array(1.0), self._data()
         out = [function(point, one, one, *data)[:2] for point in np.ascontiguousarray(points)]
         value = np.array([float(v) for v, _ in out])
         return np.where(np.isfinite(value), value, -np.inf), np.array([parameters for _, parameters in out])
+
+    @property
+    def dear(self) -> bool:
+        """Whether evaluations take longer than anything else."""
+        return len(self.rows.weight) >= MANY_ROWS
+
+    def native(self, points: np.ndarray) -> np.ndarray:
+        """Native parameters at points of shape (n, k), shape (n, parameter), without the density."""
+        free = {
+            variable.name: _constrain(points[:, i], *support(variable))
+            for i, variable in enumerate(self.model.free_RVs)
+        }
+        theta = self.priors.native(self.family, free)
+        columns = [theta[name] for name in self.family.parameter_names]
+        return np.column_stack(np.broadcast_arrays(*columns, points[:, 0])[:-1])
 
     def start(self, scale: Scale) -> np.ndarray:
         """Centre of the family's default priors at the data's scale.
@@ -291,3 +307,12 @@ def _unconstrain(value: float, low: float, high: float) -> float:
     if math.isfinite(low):
         return math.log(value - low)
     return math.log(high - value) if math.isfinite(high) else value
+
+
+def _constrain(value: np.ndarray, low: float, high: float) -> np.ndarray:
+    """The inverse of :func:`_unconstrain`."""
+    if math.isfinite(low) and math.isfinite(high):
+        return low + (high - low) / (1 + np.exp(-value))
+    if math.isfinite(low):
+        return low + np.exp(value)
+    return high - np.exp(value) if math.isfinite(high) else value

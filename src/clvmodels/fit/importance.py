@@ -57,6 +57,7 @@ def sample(
     draws: int,
     rng: np.random.Generator,
     progress: Callable[[float], None] = lambda fraction: None,
+    first: float = 1.25,
 ) -> Sample:
     """Draw from a density known up to a constant.
 
@@ -70,6 +71,8 @@ def sample(
         Draws wanted.
     progress
         Called with the share of the proposals made, 0 to 1.
+    first
+        Proposals per draw to begin with; more where they are cheap give more effective draws.
 
     Returns
     -------
@@ -92,7 +95,7 @@ def sample(
             log_target.append(value)
             parameters.append(native)
             made += len(batch)
-            progress(min(1.0, made / (PILOT + 1.25 * draws)))
+            progress(min(1.0, made / (PILOT + first * draws)))
         return points, np.concatenate(log_target) - log_proposal, np.concatenate(parameters)
 
     centre, spread = mode, covariance
@@ -103,7 +106,7 @@ def sample(
         if _effective(weight, PILOT) > PILOT / 2:
             break
     for _ in range(ROUNDS):
-        points, log_weight, parameters = propose(draws + draws // 4)
+        points, log_weight, parameters = propose(int(first * draws))
         weight, k_hat = smooth(log_weight)
         while k_hat <= K_HAT_MAX and len(points) < MOST * draws:
             if _effective(weight, draws) >= ENOUGH * draws:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
@@ -16,6 +17,7 @@ from clvmodels.fit.priors import AUTO, check_data, check_model, constants, fixed
 from clvmodels.models.family import Family, Scale
 
 if TYPE_CHECKING:
+    from clvmodels.fit import importance
     from clvmodels.fit.graph import Target
     from clvmodels.fit.maximum import Peak
 
@@ -113,7 +115,7 @@ def fit_family(
     if rows is None or scale is None:
         raise ValueError(f"{family.name} cannot be fitted without rows and their scale")
 
-    from clvmodels.fit import importance, nuts
+    from clvmodels.fit import nuts
     from clvmodels.fit.convergence import diagnose
     from clvmodels.fit.maximum import climb, likelihood
 
@@ -147,16 +149,9 @@ def fit_family(
             progress=stage("NUTS"),
         )
     else:
-        sample = importance.sample(
-            target.density,
-            mode.point,
-            mode.covariance,
-            options.draws,
-            np.random.default_rng(stream),
-            stage("importance sampling"),
-        )
-        draws = sample.draws[None]
-        diagnostics |= {"k_hat": sample.k_hat, "ess": sample.ess, "proposals": sample.proposals}
+        found, more = _importance(target, mode, options.draws, stream, stage("importance sampling"))
+        draws = found.draws[None]
+        diagnostics |= {"k_hat": found.k_hat, "ess": found.ess, "proposals": found.proposals, **more}
     diagnostics |= diagnose(
         draws, family.parameter_names, target.priors.constants, independent=sampler == "importance"
     )
@@ -200,6 +195,27 @@ def _choose(
         for t, peak in found
     ]
     return target, mode, {"choices": evidence} if choices else {}
+
+
+def _importance(
+    target: Target,
+    mode: Peak,
+    draws: int,
+    stream: np.random.SeedSequence,
+    progress: Callable[[float], None],
+) -> tuple[importance.Sample, dict[str, float]]:
+    """Draws of native parameters: by way of a polynomial, where evaluations are dear and it will do."""
+    from clvmodels.fit import importance, surrogate
+    from clvmodels.fit.convergence import K_HAT_MAX
+
+    rng = np.random.default_rng(stream)
+    if target.dear:
+        found, error = surrogate.draw(
+            partial(_posterior, target), mode.point, mode.covariance, draws, rng, progress
+        )
+        if error <= surrogate.LARGEST_ERROR and found.k_hat <= K_HAT_MAX:
+            return replace(found, draws=target.native(found.draws)), {"log_weight_error": error}
+    return importance.sample(target.density, mode.point, mode.covariance, draws, rng, progress), {}
 
 
 def _posterior(target: Target, point: np.ndarray) -> tuple[float, np.ndarray]:
