@@ -60,6 +60,57 @@ def test_density_is_the_multivariate_normal():
     np.testing.assert_allclose(found - found[0], np.array(expected) - expected[0], rtol=1e-9, atol=1e-9)
 
 
+def test_density_is_that_of_the_state_space_model_in_pymc():
+    """The story week by week in PyMC, its states integrated out by what is exact for a normal: the mode,
+    the curvature, and the density there."""
+    import pymc as pm
+
+    weeks, rng = 5, np.random.default_rng(11)
+    noise, z = rng.uniform(0.01, 0.1, weeks), 0.3 * rng.standard_normal(weeks)
+    share = 1 / (noise + 0.04)
+    share /= share.sum()
+    with pm.Model() as model:
+        phi, sigma, tau = (pm.Data(name, 0.5) for name in ("phi", "sigma", "tau"))
+        centre = -(sigma**2) / 2
+        inner = sigma * pm.math.sqrt(1 - phi**2)
+        a = [pm.Normal("a0", centre, sigma)]
+        w = [pm.Normal("w0", 0, tau)]
+        for t in range(1, weeks):
+            a.append(pm.Normal(f"a{t}", centre + phi * (a[-1] - centre), inner))
+            w.append(pm.Normal(f"w{t}", w[-1], tau))
+        anchor = sum(float(s) * one for s, one in zip(share, w, strict=True))
+        for t in range(weeks):
+            pm.Normal(f"z{t}", a[t] + w[t] - anchor, np.sqrt(noise[t]), observed=z[t])
+    log = model.compile_logp(mode="FAST_COMPILE")
+    names = [variable.name for variable in model.value_vars]
+    size = len(names)
+
+    def integrated() -> float:
+        def at(state: np.ndarray) -> float:
+            return float(log(dict(zip(names, state, strict=True))))
+
+        unit = np.eye(size)  # the density is quadratic: differences are exact but for rounding
+        zero = at(np.zeros(size))
+        up, down = ([at(sign * u) for u in unit] for sign in (1, -1))
+        slope = (np.array(up) - down) / 2
+        bend = np.array(
+            [[at(u + v) - up[i] - up[j] + zero for j, v in enumerate(unit)] for i, u in enumerate(unit)]
+        )
+        bend[np.diag_indices(size)] = np.array(up) + down - 2 * zero
+        mode = np.linalg.solve(-bend, slope)
+        return zero + slope @ mode / 2 - np.linalg.slogdet(-bend)[1] / 2
+
+    points = np.array([[0.3, -0.2, 0.4], [-1.0, 0.5, 1.2]])
+    told = []
+    for values in shocks._native(points):
+        with model:
+            pm.set_data(dict(zip(("phi", "sigma", "tau"), values, strict=True)))
+        told.append(integrated())
+    found = process(weeks, np.arange(weeks), noise, z).density(points) + 0.5 * (points**2).sum(1)
+    # Second differences of numbers near 1e4 (1/τ²) lose seven digits of sixteen.
+    assert found[1] - found[0] == pytest.approx(told[1] - told[0], abs=1e-5)
+
+
 def test_parameters_have_their_priors():
     found = shocks._native(np.random.default_rng(3).standard_normal((20_000, 3)))
     assert stats.kstest(found[:, 0], "uniform").pvalue > 1e-4

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from dataclasses import replace
 
 import numpy as np
@@ -139,3 +140,41 @@ def test_customers_to_be_won_meet_the_same_weather(built):
     np.testing.assert_allclose(last["net"], gross[2] * value - cost[2], rtol=1e-12)
     np.testing.assert_allclose(last["together"], found.total("systematic") + last["net"], rtol=1e-14)
     assert list(found.future["by_year"].dims) == ["draw"]
+
+
+def test_doses_are_shares_of_weeks():
+    edges = np.array(["2020-01-05", "2020-01-12", "2020-01-19", "2020-02-19"], "datetime64[D]")
+    day = dt.date
+    names, dose = systematic.doses(
+        [
+            ("sale", day(2020, 1, 12), day(2020, 1, 13)),  # the last day of a week and the first of another
+            ("fair", day(2020, 1, 1), day(2020, 1, 31)),
+            ("sale", day(2020, 2, 1), day(2020, 2, 19)),
+        ],
+        edges,
+    )
+    assert names == ("sale", "fair")
+    np.testing.assert_allclose(dose[:, 0], [1 / 7, 1 / 7, 19 / 31])
+    np.testing.assert_allclose(dose[:, 1], [1, 1, 12 / 31])
+
+
+def test_known_events_are_regressors_and_what_the_window_has_not_seen_is_left_out(valuation):
+    """CDNOW's window with its purchases doubled in five weeks: the event takes the doubling."""
+    summary = valuation.summary
+    since, until = dt.date(1997, 7, 9), dt.date(1997, 8, 12)
+    calendar = summary.calendar
+    inside = (calendar.day >= np.datetime64(since)) & (calendar.day <= np.datetime64(until))
+    more = replace(calendar, repeat_orders=np.where(inside, 2, 1) * calendar.repeat_orders)
+    changed = Valuation(replace(summary, calendar=more), posterior(200), valuation.assumptions, 1)
+    planned = ("sale", dt.date(1997, 10, 8), dt.date(1997, 10, 14))  # the second week after the window
+    never = ("new", dt.date(1997, 10, 1), dt.date(1997, 12, 31))
+    found = systematic.of_window(changed, 1, [("sale", since, until), planned, never])
+    assert found.events == ("sale",)
+    effect, blind = found.orders.loads[:, -1], systematic.of_window(changed, 1)
+    assert effect.mean() == pytest.approx(np.log(2), abs=4 * effect.std())
+    path = np.log(found.paths(4, 1)[0]).mean(0)
+    error = 4 * found.orders.path(4, 1).std() / np.sqrt(200)
+    assert path[1] - (path[0] + path[2]) / 2 == pytest.approx(effect.mean(), abs=2 * error)
+    assert found.orders.parameters[:, 1].mean() < blind.orders.parameters[:, 1].mean()
+    (check,) = systematic.checks(found)
+    assert "sale: +" in check.sentence

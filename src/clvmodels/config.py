@@ -582,6 +582,23 @@ class AcquisitionConfig(Section):
         return self
 
 
+class EventConfig(Section):
+    """Something known that moves all customers for a while, such as a sale."""
+
+    name: str
+    """How the report calls it; several stretches may share a name and then have one effect."""
+    since: Day
+    """First day."""
+    until: Day
+    """Last day; a stretch after the end of the data is a plan."""
+
+    @model_validator(mode="after")
+    def _in_order(self) -> EventConfig:
+        if self.until < self.since:
+            raise ValueError(f"event {self.name!r}: until {self.until} is before since {self.since}")
+        return self
+
+
 class ReportConfig(Section):
     title: str | None = None
     """Heading of the page; default: Customer equity."""
@@ -609,6 +626,9 @@ class Config(Section):
     """Customers still to be won; default: not valued."""
     acquisition: AcquisitionConfig | None = None
     """What customers cost and may cost; default: not asked."""
+    events: Annotated[tuple[EventConfig, ...], BeforeValidator(_several)] = ()
+    """Known events, past and planned, as regressors of the shocks that all customers share. A backtest takes
+    all of them as known at every origin."""
     report: ReportConfig = ReportConfig()
     """How the report looks."""
     seed: Annotated[int, Field(ge=0)] = 20260101

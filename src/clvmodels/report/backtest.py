@@ -58,6 +58,7 @@ def match(config: Config) -> str:
         "data": data,
         "models": config.models.model_dump(mode="json"),
         "sampler": config.fit.sampler,
+        **({"events": [event.model_dump() for event in config.events]} if config.events else {}),
     }
     return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -25,6 +25,7 @@ from clvmodels.run.stages import (
     Clock,
     Progress,
     describe,
+    events,
     load_config,
     margins,
     new_folder,
@@ -36,7 +37,7 @@ from clvmodels.run.stages import (
 if TYPE_CHECKING:
     from clvmodels.data.history import History
     from clvmodels.validate.backtest import Backtest, Horizon, Origin
-    from clvmodels.validate.systematic import Weather
+    from clvmodels.validate.systematic import Event, Weather
 
 SEEN = 3
 """The first origin stands where this part (a third) of the log has been seen."""
@@ -347,6 +348,7 @@ def _origins(
                 waiting.append(_store(_unscored(day, len(summary), found), file))
                 continue
             margin = margins(config, summary)[0]
+            known = events(config)
             waiting.append(
                 pool.submit(
                     _evaluated,
@@ -358,6 +360,7 @@ def _origins(
                     inside,
                     config.seed,
                     intensity,
+                    known,
                     file,
                 )
             )
@@ -413,11 +416,12 @@ def _evaluated(
     horizons: Sequence[Horizon],
     seed: int,
     intensity: Intensity | None,
+    known: Sequence[Event],
     file: Path | None,
 ) -> Origin:
     from clvmodels.validate.backtest import evaluate
 
-    found = evaluate(history, summary, position, posterior, margin, horizons, seed, intensity)
+    found = evaluate(history, summary, position, posterior, margin, horizons, seed, intensity, known)
     return _store(found, file)
 
 
@@ -455,6 +459,7 @@ def _key(config: Config, summary: Summary, horizons: Sequence[Horizon]) -> str:
         "time_unit": summary.time_unit,
         "seed": config.seed,
         "versions": versions(),
+        **({"events": [event.model_dump() for event in config.events]} if config.events else {}),
     }
     return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()[:16]
 

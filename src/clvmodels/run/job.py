@@ -25,6 +25,7 @@ from clvmodels.run.stages import (
     Progress,
     converged,
     describe,
+    events,
     load_config,
     new_folder,
     pass_gate,
@@ -511,7 +512,7 @@ def valued(
     result, more = newcomers.add(config, data, draws, assumptions, result, known, progress)
     gate = (*gate, *more)
     pass_gate(gate, config, folder, draws, data)
-    weather = systematic.of_window(valuation, config.seed)
+    weather = systematic.of_window(valuation, config.seed, events(config))
     if weather.reason is None:
         bands = result.data["bands"].mean("draw").values
         found = systematic.effects(weather, valuation, bands, config.seed)

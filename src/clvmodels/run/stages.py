@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import importlib.metadata
 import os
 import platform
@@ -137,6 +138,12 @@ def margins(config: Config, data: Summary) -> tuple[np.ndarray, str]:
         table = np.array([margin.values[label] for label in segment.labels])
         return table[segment.codes], f"by {margin.by}"
     return np.full(n, float(margin)), f"{margin:.4g} for every customer"
+
+
+def events(config: Config) -> list[tuple[str, dt.date, dt.date]]:
+    """Known events: name, first and last day."""
+    day = dt.date.fromisoformat
+    return [(event.name, day(event.since), day(event.until)) for event in config.events]
 
 
 def cost_words(cost: settings.CostConfig) -> str:

@@ -218,6 +218,7 @@ def evaluate(
     horizons: Sequence[Horizon],
     seed: int,
     intensity: Intensity | None = None,
+    events: Sequence[systematic.Event] = (),
 ) -> Origin:
     """Forecast from an origin and compare with what happened.
 
@@ -238,6 +239,8 @@ def evaluate(
         Of the draws.
     intensity
         Of the calendar, where the summary is in times of its clock.
+    events
+        Known to the shared shocks, past and planned.
     """
     origin = summary.observation_end
     draws = posterior.thinned(draws_for(len(summary)))
@@ -251,7 +254,7 @@ def evaluate(
     member, names = _groups(summary, mean.margin[:, -1], seed)
     drawn = ahead.simulated(valuation, lengths, member, len(names))
     weeks = _weeks(history, summary, position, draws, plain, horizons[-1].steps, seed, intensity)
-    factor, weather = _shared(history, summary, weeks, draws, horizons, seed)
+    factor, weather = _shared(history, summary, weeks, draws, horizons, seed, events)
     predictive = drawn.predictive[:, 0]
     total = np.stack([mean.total[:, 0], drawn.latent[:, 0], predictive, predictive * factor])
 
@@ -589,13 +592,17 @@ def _shared(
     draws: Posterior,
     horizons: Sequence[Horizon],
     seed: int,
+    events: Sequence[systematic.Event],
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """Factor of the shared shocks on each total, shape (measure, horizon, draw), and their description."""
     expected = weeks["window_expected_orders"].mean(axis=0)
     wild = systematic.spend_variation(draws.spend, summary, seed)
+    days = np.concatenate([weeks["week"], weeks["later"]]).astype("datetime64[D]")
+    edges = np.concatenate([days[:1] - (days[1] - days[0]), days])
     found = systematic.estimate(
-        weeks["window_orders"], expected, weeks["window_revenue"], wild, len(draws), seed
-    )
+        weeks["window_orders"], expected, weeks["window_revenue"], wild, len(draws), seed,
+        systematic.doses(events, edges),
+    )  # fmt: skip
     if found.orders is None:
         return np.full((len(MEASURES), len(horizons), len(draws)), np.nan), {"reason": found.reason}
     width = 1 if history.clock == "discrete" else _WEEK

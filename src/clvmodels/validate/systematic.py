@@ -10,12 +10,13 @@ equity) weighs the weeks of the path. Shocks are not diversified over customers 
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from clvmodels.artifacts import DAYS_PER_UNIT, Check, FamilyPosterior, Summary
+from clvmodels.artifacts import DAYS_PER_UNIT, Check, FamilyPosterior, Summary, interval
 from clvmodels.fit import shocks
 from clvmodels.models import registry
 from clvmodels.models.family import SpendFamily
@@ -37,6 +38,36 @@ FLOOR = 1e-4
 """Smallest variance of a mean basket's logarithm."""
 
 
+Event = tuple[str, dt.date, dt.date]
+"""Name, first and last day of something known that moves all customers."""
+
+
+def doses(events: Sequence[Event], edges: np.ndarray) -> tuple[tuple[str, ...], np.ndarray]:
+    """Names, and the share of the days of each week (period) that lie inside each event.
+
+    Parameters
+    ----------
+    edges
+        Last days, the first of the week before the first one, shape (week + 1,), datetime64[D].
+
+    Returns
+    -------
+    Shape (week, name): stretches of one name add up.
+    """
+    names = tuple(dict.fromkeys(name for name, *_ in events))
+    out = np.zeros((len(edges) - 1, len(names)))
+    low, high = edges[:-1] + np.timedelta64(1, "D"), edges[1:]
+    length = (high - low).astype(int) + 1
+    for name, since, until in events:
+        first, last = (
+            np.maximum(low, np.datetime64(since, "D")),
+            np.minimum(high, np.datetime64(until, "D")),
+        )
+        days = np.maximum((last - first).astype(int) + 1, 0)
+        out[:, names.index(name)] += days / length
+    return names, np.minimum(out, 1.0)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Weather:
     """Shared shocks of purchases and of the mean basket, or why there are none.
@@ -47,11 +78,14 @@ class Weather:
         Posterior of the processes; ``baskets`` is None where all baskets are equal.
     reason
         Why shocks cannot be estimated; None where they can.
+    events
+        Names of the events whose effect was estimated, the last columns of ``orders.loads``.
     """
 
     orders: shocks.Shocks | None
     baskets: shocks.Shocks | None
     reason: str | None
+    events: tuple[str, ...] = ()
 
     def paths(self, weeks: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
         """Factors on purchases and on revenue in each week to come, shape (draw, week)."""
@@ -68,7 +102,7 @@ def estimate(
     variation: float,
     draws: int,
     seed: int,
-    events: np.ndarray | None = None,
+    events: tuple[Sequence[str], np.ndarray] | None = None,
 ) -> Weather:
     """Shared shocks from the weeks of a window.
 
@@ -83,13 +117,18 @@ def estimate(
     draws
         Draws wanted.
     events
-        Known events, see :class:`~clvmodels.fit.shocks.Ratios`; they move purchases.
+        Names and doses of known events in the window and after it, shape (week + later weeks, event); they
+        move purchases. One that the window has not seen is left out: nothing tells its effect.
     """
-    found = shocks.estimate(shocks.Ratios.of_counts(orders, expected, events), draws, seed)
+    named, dose = events or ((), np.empty((len(orders), 0)))
+    met = (dose[: len(orders)][np.asarray(expected) >= shocks.LEAST] > 0).sum(axis=0) > 0
+    names = tuple(name for name, seen in zip(named, met, strict=True) if seen)
+    known = dose[:, met] if names else None
+    found = shocks.estimate(shocks.Ratios.of_counts(orders, expected, known), draws, seed)
     if isinstance(found, str):
         return Weather(orders=None, baskets=None, reason=found)
     if variation == 0 or not revenue.sum() > 0:
-        return Weather(orders=found, baskets=None, reason=None)
+        return Weather(orders=found, baskets=None, reason=None, events=names)
     mean = np.divide(revenue, orders, out=np.zeros(len(orders)), where=orders > 0)
     known = (orders > 0) & (mean > 0)
     noise = np.full(len(orders), np.inf)
@@ -97,7 +136,9 @@ def estimate(
     noise[orders < shocks.LEAST] = np.inf
     usual = np.full(len(orders), revenue.sum() / orders.sum())
     baskets = shocks.estimate(shocks.Ratios(observed=mean, expected=usual, noise=noise), draws, seed + 1)
-    return Weather(orders=found, baskets=None if isinstance(baskets, str) else baskets, reason=None)
+    return Weather(
+        orders=found, baskets=None if isinstance(baskets, str) else baskets, reason=None, events=names
+    )
 
 
 def variation(family: SpendFamily, theta: Sequence[float], seed: int) -> float:
@@ -159,7 +200,7 @@ class Effects:
     revenue: np.ndarray
 
 
-def of_window(valuation: AnyValuation, seed: int) -> Weather:
+def of_window(valuation: AnyValuation, seed: int, events: Sequence[Event] = ()) -> Weather:
     """Shared shocks of a run's own window, as many draws as its posterior has."""
     summary = valuation.summary
     calendar, discrete = summary.calendar, summary.clock == "discrete"
@@ -172,6 +213,7 @@ def of_window(valuation: AnyValuation, seed: int) -> Weather:
     if discrete:
         orders, revenue = calendar.repeat_orders[past], calendar.repeat_amount[past]
         back, per_unit = np.arange(len(orders) + 1.0), 1.0
+        long = DAYS_PER_UNIT[summary.time_unit]
     else:
         days = int((end - np.datetime64(summary.observation_start, "D")).astype(int)) + 1
         weeks = days // 7
@@ -183,10 +225,12 @@ def of_window(valuation: AnyValuation, seed: int) -> Weather:
             for column in (calendar.repeat_orders, calendar.repeat_amount)
         )
         back, per_unit = 7.0 * np.arange(weeks + 1), DAYS_PER_UNIT[summary.time_unit]
+        long = 7.0
+    edges = end + np.rint(long * np.arange(-len(orders), LONGEST + 1)).astype("timedelta64[D]")
     few = any_valuation(summary, valuation.posterior.thinned(THIN), valuation.assumptions, seed)
     expected = in_window(few, per_unit, back.astype(int))[0][:, ::-1].mean(axis=0)
     wild = spend_variation(few.posterior.spend, summary, seed)
-    return estimate(orders, expected, revenue, wild, len(valuation.draws), seed)
+    return estimate(orders, expected, revenue, wild, len(valuation.draws), seed, doses(events, edges))
 
 
 def effects(weather: Weather, valuation: AnyValuation, bands: np.ndarray, seed: int) -> Effects:
@@ -256,6 +300,11 @@ def checks(weather: Weather) -> tuple[Check, ...]:
         return (Check(name="shared shocks", passed=None, sentence=sentence),)
     found = weather.orders
     phi, sigma, tau = found.parameters.mean(axis=0)
+    effects = [
+        f"; {name}: {100 * np.expm1(column).mean():+.0f} % "
+        f"({' to '.join(f'{100 * end:+.0f}' for end in interval(np.expm1(column), 0.90))} %, 90 % interval)"
+        for name, column in zip(weather.events, found.loads.T[::-1][: len(weather.events)][::-1], strict=True)
+    ]
     return (
         Check(
             name="shared shocks",
@@ -265,8 +314,8 @@ def checks(weather: Weather) -> tuple[Check, ...]:
             sentence=(
                 f"Repeat purchases of all customers strayed together from the model's expectation: weekly "
                 f"shocks of {100 * sigma:.0f} % (of which {100 * phi:.0f} % last into the next week) and a "
-                f"drift of {100 * tau:.1f} % a week, from {found.used} weeks; k-hat {found.k_hat:.2f} "
-                f"(at most {shocks.TRUSTED})."
+                f"drift of {100 * tau:.1f} % a week, from {found.used} weeks{''.join(effects)}; k-hat "
+                f"{found.k_hat:.2f} (at most {shocks.TRUSTED})."
             ),
         ),
     )
