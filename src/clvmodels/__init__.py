@@ -3,7 +3,8 @@
 ``fit(config, transactions)`` runs the main job, ``bridge`` says why equity moved between two dates
 (``bridge_runs``: between two finished runs), ``history`` gives equity at a series of dates,
 ``backtest`` holds forecasts from many past days against what happened,
-``compare`` sets variants side by side, ``check`` validates a config and its data without fitting,
+``compare`` sets variants side by side (``compare_rolling``: on many past days),
+``check`` validates a config and its data without fitting,
 ``load`` reads a finished run back from its folder, ``from_pymc_marketing`` values what was fitted
 there, and ``families`` lists the models.
 """
@@ -25,6 +26,7 @@ __all__ = [
     "bridge_runs",
     "check",
     "compare",
+    "compare_rolling",
     "families",
     "fit",
     "from_pymc_marketing",
@@ -40,6 +42,7 @@ _HOMES = {
     "bridge_runs": "run",
     "check": "run",
     "compare": "run",
+    "compare_rolling": "run",
     "families": "models.registry",
     "from_pymc_marketing": "run",
     "history": "run",

@@ -36,6 +36,12 @@ def compare(
     out: Annotated[
         Path | None, out_option("Folder (default: out/NAME-compared; of several: runs/compared).")
     ] = None,
+    rolling: Annotated[
+        bool,
+        typer.Option(
+            "--rolling", help="Backtest every variant on the same past days and say which forecasts best."
+        ),
+    ] = False,
     seed: Seed = None,
     quiet: Quiet = False,
     as_json: Json = False,
@@ -48,10 +54,27 @@ def compare(
         from clvmodels.config import load
 
         settings = load(configs[0], changes_of(overrides, seed))
-        folder = settings.out / f"{settings.name}-compared"
+        folder = settings.out / f"{settings.name}-{'rolling' if rolling else 'compared'}"
 
     from clvmodels import run
 
+    if rolling:
+        place = folder or Path("runs") / "rolling"
+        with session(quiet, as_json) as progress:
+            found = run.compare_rolling(
+                configs,
+                out=place,
+                seed=seed,
+                overrides=overrides or (),
+                overwrite=overwrite,
+                progress=progress,
+            )
+        if as_json:
+            print_json({"path": str(found.path), **found.summary})
+        elif not quiet:
+            _print_rolling(found.summary)
+            print(f"report: {found.path}/rolling.html")
+        return
     with session(quiet, as_json) as progress:
         result = run.compare(
             configs,
@@ -66,6 +89,20 @@ def compare(
     elif not quiet:
         _print_comparison(result.summary)
         print(f"report: {result.path}/comparison.html")
+
+
+def _print_rolling(summary: Mapping[str, Any]) -> None:
+    from clvmodels.report.rolling import printed
+
+    header, rows = printed(summary)
+    print_table(
+        f"Purchases forecast on rolling origins, level {summary['level']}",
+        header,
+        rows,
+        right=len(header) - 1,
+    )
+    for sentence in summary["sentences"]:
+        print(f"- {sentence}")
 
 
 def _print_comparison(summary: Mapping[str, Any]) -> None:
