@@ -9,8 +9,10 @@ from __future__ import annotations
 import shutil
 import warnings
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +38,7 @@ from clvmodels.run.stages import (
 )
 
 if TYPE_CHECKING:
+    from clvmodels.validate.systematic import Weather
     from clvmodels.value import AnyValuation
 
 
@@ -493,26 +496,27 @@ def valued(
     the equity of a run whose fits of new customers are taken as they are. ``transactions`` take the place
     of the config's source.
     """
-    from clvmodels import equity, validate
+    from clvmodels import equity
     from clvmodels import fit as fitting
-    from clvmodels.report import tables
     from clvmodels.validate import systematic
     from clvmodels.value import Valuation
     from clvmodels.value import valuation as any_valuation
 
     valuation = any_valuation(data, draws, assumptions, config.seed)
-    survey = None
-    if isinstance(valuation, Valuation):  # with effects every pattern would need a survey of its own
-        if progress:
-            progress("value, changed assumptions", None)
-        survey = equity.survey(valuation)
-    result = equity.build(valuation, progress, survey)
-    gate = fitting.gate(draws, result.total(result.levels[0]))
-    pass_gate(gate, config, folder, draws, data)
-    result, more = newcomers.add(config, data, draws, assumptions, result, known, progress)
-    gate = (*gate, *more)
-    pass_gate(gate, config, folder, draws, data)
-    weather = systematic.of_window(valuation, config.seed, events(config))
+    with ThreadPoolExecutor(1) as thread:  # value's kernels leave the interpreter free
+        beside = thread.submit(_beside_value, valuation, config)
+        survey = None
+        if isinstance(valuation, Valuation):  # with effects every pattern would need a survey of its own
+            if progress:
+                progress("value, changed assumptions", None)
+            survey = equity.survey(valuation)
+        result = equity.build(valuation, progress, survey)
+        gate = fitting.gate(draws, result.total(result.levels[0]))
+        pass_gate(gate, config, folder, draws, data)
+        result, more = newcomers.add(config, data, draws, assumptions, result, known, progress)
+        gate = (*gate, *more)
+        pass_gate(gate, config, folder, draws, data)
+        weather, met, arrays = beside.result()
     if weather.reason is None:
         bands = result.data["bands"].mean("draw").values
         found = systematic.effects(weather, valuation, bands, config.seed)
@@ -521,10 +525,6 @@ def valued(
             moved = _of_purchases(valuation) / result.total(result.levels[0]).mean()
         result = equity.with_shocks(result, 1 + moved * (found.value - 1), found.orders, found.revenue)
     clock.lap("value")
-    if progress:
-        progress("predictive checks", None)
-    met, arrays = validate.predictive_checks(data, draws, config.seed, weather)
-    clock.lap("checks")
     tested, block = tested or backtesting.beside(config, folder), None
     if tested is not None:
         block = backtesting.on_page_one(tested, valuation, result, weather, config.seed)
@@ -537,6 +537,8 @@ def valued(
         clock.lap("since")
     checks = (*gate, *met, *systematic.checks(weather))
     diagnostics = {"converged": converged(gate)}
+    from clvmodels.report import tables
+
     table = tables.build(
         data, draws, assumptions, result, checks, config, versions(), diagnostics, arrays, block, since
     )
@@ -544,6 +546,17 @@ def valued(
         data=data, draws=draws, result=result, summary=table, checks=checks, arrays=arrays,
         config=config, assumptions=assumptions, path=folder,
     )  # fmt: skip
+
+
+def _beside_value(valuation: AnyValuation, config: Config) -> tuple[Weather, tuple[Check, ...], Any]:
+    """What needs no equity: the shocks that all customers share, and the predictive checks."""
+    from clvmodels import validate
+    from clvmodels.validate import systematic
+
+    weather = systematic.of_window(valuation, config.seed, events(config))
+    met, arrays = validate.predictive_checks(valuation.summary, valuation.posterior, config.seed, weather)
+    import_module("clvmodels.report.tables")  # which loads matplotlib
+    return weather, met, arrays
 
 
 def _bridging() -> Any:
