@@ -236,6 +236,8 @@ SIGNATURES = {
     "gap": float64(_vector, float64, _generator),
     "expected_spend": float64(_vector, _vector),
     "basket": float64(_vector, _generator),
+    "given_alive": void(_vector, _vector, _vector),
+    "given_history": void(_vector, _vector, _vector),
 }
 """Numba signature of every compiled scalar of the protocol."""
 
@@ -406,6 +408,12 @@ class PurchaseFamily(Family):
         ``(latents, s, rng)``: given alive at s (0: the origin; otherwise the time of the
         latest purchase), the waiting time to the next purchase. If there is none, ``inf`` where
         the customer has left already, or minus the waiting time until leaving.
+    given_alive
+        Where purchases come at a rate λ that has a gamma law: ``(theta, stats, out)`` writes, given alive at
+        T, its shape and rate; then the two shapes of the beta law of p, the probability that a purchase is
+        the last (``dropout`` "purchase"), or shape and rate of the gamma law of the rate of leaving ("time";
+        shape 0 where nobody leaves). Paths are then drawn many times faster than by ``latent`` and ``gap``,
+        which must mean the same.
     simulate
         ``(theta, T, rng) -> Histories``; ages T per customer.
     """
@@ -430,6 +438,7 @@ class PurchaseFamily(Family):
     latent_value: Callable[..., float] | None = None
     latent_presence: Callable[..., float] | None = None
     gap: Callable[..., float]
+    given_alive: Callable[..., None] | None = None
     simulate: Callable[[Theta, np.ndarray, np.random.Generator], Histories]
 
 
@@ -449,6 +458,9 @@ class SpendFamily(Family):
         ``(theta, stats, rng, out)``: writes one draw of the customer's latents.
     basket
         ``(latents, rng)``: the amount of one future purchase.
+    given_history
+        Where baskets are gamma with a rate ν that is gamma too: ``(theta, stats, out)`` writes shape and
+        rate of ν given the history, and the shape of a basket.
     simulate
         ``(theta, frequency, rng) -> Baskets``.
     """
@@ -458,4 +470,5 @@ class SpendFamily(Family):
     latents: tuple[str, ...]
     latent: Callable[..., None]
     basket: Callable[..., float]
+    given_history: Callable[..., None] | None = None
     simulate: Callable[[Theta, np.ndarray, np.random.Generator], Baskets]

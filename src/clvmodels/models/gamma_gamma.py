@@ -61,6 +61,13 @@ def basket(latents, rng):
     return rng.standard_gamma(latents[1]) * latents[0] / latents[1]
 
 
+@compiled.given_history
+def given_history(theta, stats, out):
+    """ν ~ Gamma(q + p x, γ + x z̄), and p."""
+    p, q, gamma = theta[0], theta[1], theta[2]
+    out[0], out[1], out[2] = q + p * stats[0], gamma + stats[0] * stats[1], p
+
+
 def simulate(theta, frequency, rng):
     """Play the story: every basket of every customer."""
     nu = rng.gamma(theta["q"], 1 / theta["gamma"], len(frequency))
@@ -132,6 +139,7 @@ FAMILY = SpendFamily(
     latents=("mean", "shape"),
     latent=latent,
     basket=basket,
+    given_history=given_history,
     simulate=simulate,
     transfer=transfer,
     references=(

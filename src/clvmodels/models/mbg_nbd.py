@@ -73,6 +73,13 @@ def latent(theta, stats, rng, out):
     shared.draw(p_alive(theta, stats), r + x, alpha + T, alpha + t_x, a, b + x + 1.0, rng, out)
 
 
+@compiled.given_alive
+def given_alive(theta, stats, out):
+    """λ ~ Gamma(r+x, α+T), p ~ Beta(a, b+x+1)."""
+    out[0], out[1] = theta[0] + stats[0], theta[1] + stats[2]
+    out[2], out[3] = theta[2], theta[3] + stats[0] + 1.0
+
+
 FAMILY = PurchaseFamily(
     name="mbg_nbd",
     title="MBG/NBD",
@@ -95,6 +102,7 @@ FAMILY = PurchaseFamily(
     latents=shared.LATENTS,
     latent=latent,
     gap=shared.gap,
+    given_alive=given_alive,
     transfer=shared.transfer,
     simulate=partial(shared.simulate, first_may_be_last=True),
     references=(

@@ -95,6 +95,13 @@ def priors(scale):
     }
 
 
+@compiled.given_alive
+def given_alive(theta, stats, out):
+    """λ ~ Gamma(r+x, α+T); nobody leaves."""
+    out[0], out[1] = theta[0] + stats[0], theta[1] + stats[1]
+    out[2], out[3] = 0.0, 1.0
+
+
 FAMILY = PurchaseFamily(
     name="nbd",
     title="NBD",
@@ -129,6 +136,7 @@ FAMILY = PurchaseFamily(
     latents=("alive", "intensity", "decay"),
     latent=latent,
     gap=gap,
+    given_alive=given_alive,
     simulate=simulate,
     transfer=transfer,
     references=(

@@ -162,6 +162,13 @@ def priors(scale):
     }
 
 
+@compiled.given_alive
+def given_alive(theta, stats, out):
+    """λ ~ Gamma(r+x, α+T), μ ~ Gamma(s, β+T)."""
+    out[0], out[1] = theta[0] + stats[0], theta[1] + stats[2]
+    out[2], out[3] = theta[2], theta[3] + stats[2]
+
+
 FAMILY = PurchaseFamily(
     name="pareto_nbd",
     title="Pareto/NBD",
@@ -205,6 +212,7 @@ FAMILY = PurchaseFamily(
     latents=("alive", "intensity", "decay"),
     latent=latent,
     gap=gap,
+    given_alive=given_alive,
     simulate=simulate,
     transfer=transfer,
     references=(

@@ -18,7 +18,7 @@ from clvmodels.artifacts import Assumptions, Posterior, Rows, Summary
 from clvmodels.errors import InputError
 from clvmodels.models import registry
 from clvmodels.models.family import PurchaseFamily, SpendFamily
-from clvmodels.numerics import loops
+from clvmodels.numerics import loops, paths, variates
 from clvmodels.numerics.discounting import Flow
 from clvmodels.value.presence import PresenceTable, span, tabulate_presence
 from clvmodels.value.residual import groups as residual_groups
@@ -27,7 +27,8 @@ from clvmodels.value.threads import ordered
 
 TILE = 256
 _STREAM = {"latent": 1, "predictive": 2, "future": 3}
-_DRAWN = 3.0  # purchases discounted by more than exp(-3) are expected, not drawn: 0.25 % of variance
+_DRAWN = 3.0  # purchases discounted by more than exp(-3) are summed, or expected: 0.25 % of variance
+_WINDOW = 0.5  # discounting by exp(-0.5) within a window of many purchases
 _FADED = 14.0  # without a closed form for the rest, purchases are drawn until exp(-14) = 8e-7
 
 
@@ -362,6 +363,9 @@ class Valuation:
         family = self.purchases
         code, discounting, rest = cut_off(family, flow, edges[-1])
         width = max(len(family.latents), len(self.spend.latents))
+        plan = windows(flow, edges)
+        if family.given_alive is not None and self.spend.given_history is not None and plan is not None:
+            return self._paths(stream, flow, edges, then, plan)
 
         def work(task: tuple[int, np.ndarray]) -> Any:
             number, customers = task
@@ -383,6 +387,44 @@ class Valuation:
                 edges,
                 self._generator(stream, number),
                 width,
+                tile.distinct,
+                tile.alive,
+                tile.orders.T,
+                tile.revenue.T,
+            )
+            return then(tile)
+
+        return ordered(work, enumerate(self._tiles()), self.threads)
+
+    def _paths(
+        self, stream: str, flow: Flow, edges: np.ndarray, then: Then, plan: tuple[np.ndarray, int, float]
+    ) -> Iterator[Any]:
+        """The same where purchases and baskets have gamma laws; the clock is continuous."""
+        family, (inner, near, end) = self.purchases, plan
+        periodic, _, delta, _, step, offset = flow.code()
+        discounting = np.array([periodic, step, offset, delta, end])
+
+        def work(task: tuple[int, np.ndarray]) -> Any:
+            number, customers = task
+            word, jump = variates.stream(self.seed, _STREAM[stream], number)
+            tile = self._empty(customers, len(edges) - 1)
+            paths.predictive_paths(
+                family.p_alive,
+                family.given_alive,
+                self.spend.given_history,
+                family.dropout == "purchase",
+                self.draws,
+                self.spend_draws,
+                self.rows.stats[self.rows.index[customers]],
+                self.spend_stats[customers],
+                self.assumptions.margin[customers],
+                self.assumptions.cost_alive if flow.horizon > 0 else 0.0,
+                discounting,
+                inner,
+                near,
+                edges,
+                word,
+                jump,
                 tile.distinct,
                 tile.alive,
                 tile.orders.T,
@@ -441,6 +483,27 @@ def cut_off(
     rest = code.copy()
     rest[3] = max(horizon - cut, 0.0) if memoryless and cut < horizon else 0.0
     return code, np.array([periodic, step, offset, delta, cut]), rest
+
+
+def windows(flow: Flow, edges: np.ndarray) -> tuple[np.ndarray, int, float] | None:
+    """Windows of the future in which discounting changes little, for :func:`paths.predictive_paths`.
+
+    Returns
+    -------
+    windows, near, end
+        Ascending from 0; the number of those in which purchases are counted; and where purchases are no
+        longer valued. None for a sum without discounting and without end.
+    """
+    end = flow.horizon if flow.delta == 0 else min(flow.horizon, _FADED / flow.delta)
+    if np.isinf(end):
+        return None
+    near, marks = max(end, edges[-1]), [0.0, end, *edges]
+    if flow.delta > 0:
+        near = max(min(end, _DRAWN / flow.delta), edges[-1])
+        marks += [near, *(np.arange(0.0, _DRAWN, _WINDOW) / flow.delta)]
+    last = max(end, near)
+    inner = np.unique([mark for mark in marks if mark <= last])
+    return inner, int(np.searchsorted(inner, near)), end
 
 
 def spend_statistics(family: SpendFamily, summary: Summary) -> np.ndarray:
