@@ -6,13 +6,17 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import xarray as xr
 from builders import make_assumptions, make_posterior, make_summary
 from scipy import stats
 
 from clvmodels.artifacts import Forecast, Segment
+from clvmodels.config import DataConfig
+from clvmodels.data import summarise
 from clvmodels.equity import build as existing_equity
 from clvmodels.equity import future
 from clvmodels.fit import acquisition
+from clvmodels.report import future as report
 from clvmodels.value import Flow, Newcomer, Valuation
 
 DELTA = 0.0027
@@ -217,6 +221,29 @@ def test_future_margin_of_existing_customers_is_their_equity_by_period(base):
     halves = Segment(codes=np.arange(len(summary)) % 2, labels=("even", "odd"))
     parts = future.existing_margin(summary, new.posterior, assumptions, ahead, 1, halves)
     np.testing.assert_allclose(parts.sum(axis=0), found, rtol=1e-9)
+
+
+def test_the_past_is_stacked_by_cohort_and_reaches_back_to_the_start():
+    """Of eight months three were used for a forecast; the log's own totals, split by first purchase."""
+    end = "1997-09-30"
+    summary = summarise(DataConfig(source="cdnow_sample", observation_end=end), cohorts=True)
+    period = 52.1775 / 12
+    labels = ["1997-01", "1997-02", "1997-03"]
+    data = xr.Dataset({"history": ("past", np.zeros(3))}, coords={"acquired": labels})
+    past = report._past(summary, data, period, 0.3, "USD")
+    assert [entry["used"] for entry in past] == [False] * 5 + [True] * 3
+    for entry in past:
+        total = entry["first_orders"]["value"] + entry["repeat_orders"]["value"]
+        assert sum(entry["cohorts"]) == pytest.approx(total, rel=1e-9)
+    days = np.round(np.array([8, 3]) * period * 7).astype(int).astype("timedelta64[D]")
+    start, used = np.datetime64(end) - days
+    seen = (summary.calendar.day > start) & (summary.calendar.day <= np.datetime64(end))
+    amount = summary.calendar.first_amount + summary.calendar.repeat_amount
+    assert sum(sum(entry["cohorts"]) for entry in past) == pytest.approx(0.3 * amount[seen].sum())
+    won = [entry["customers"]["value"] for entry in past[:5]]
+    assert sum(won) == np.sum((summary.first_day > start) & (summary.first_day <= used))
+    table = {"past": past, "rate": [], "margin": [], "cohorts": labels}
+    assert report.margin_by_cohort(table, "USD").axes
 
 
 # --- how many come ---------------------------------------------------------------------------------

@@ -191,8 +191,9 @@ def disclosures(table: Mapping[str, Any]) -> list[tuple[str, str]]:
         )
     elif shared:
         how = (
-            f" {shared} of {len(found['channels']) - 1} have too few customers to be judged on their own: "
-            "what a new customer of theirs is worth is taken from all customers, with their own margin."
+            f" {shared} of {len(found['channels']) - 1} have too few customers to be judged on their own, or "
+            "draws that did not converge: what a new customer of theirs is worth is taken from all "
+            "customers, with their own margin."
         )
     first = {
         "model": "The first order is taken to be of the mean size of the spend model.",

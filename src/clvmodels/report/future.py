@@ -129,15 +129,21 @@ def _ends(summary: Summary, period: float, number: np.ndarray) -> np.ndarray:
 
 
 def _past(summary: Summary, data: Any, period: float, margin: float, money: str) -> list[dict[str, Any]]:
-    """Customers won and margin earned in past periods, the oldest first."""
-    won = data["history"].values
-    number = np.arange(len(won)) - len(won) + 1
+    """Customers won and margin earned in past periods, the oldest first; the forecast ``used`` the last."""
+    calendar, used = summary.calendar, data["history"].values
+    spare = 0
+    if len(calendar.day):
+        days = (summary.observation_end - summary.observation_start).days + 1
+        whole = int(np.floor(days / (period * DAYS_PER_UNIT[summary.time_unit]) + 1e-9))
+        spare = max(whole - len(used), 0)
+    number = np.arange(spare + len(used)) - spare - len(used) + 1
     ends = _ends(summary, period, number)
-    calendar = summary.calendar
-    edges = _ends(summary, period, np.r_[number[0] - 1, number]) if len(won) else ends
+    edges = _ends(summary, period, np.r_[number[0] - 1, number]) if len(number) else ends
     place = np.searchsorted(edges, calendar.day, side="left") - 1
-    inside = (place >= 0) & (place < len(won))
-    cohorts = _cohort_amounts(summary, data["acquired"].values, place, len(won)) * margin
+    inside = (place >= 0) & (place < len(number))
+    cohorts = _cohort_amounts(summary, data["acquired"].values, place, len(number)) * margin
+    before = [float(calendar.first_orders[inside & (place == k)].sum()) for k in range(spare)]
+    won = np.r_[before, used]
     out = []
     for k, end in enumerate(ends):
         days = inside & (place == k)
@@ -147,6 +153,7 @@ def _past(summary: Summary, data: Any, period: float, margin: float, money: str)
         out.append(
             {
                 "end": str(end),
+                "used": k >= spare,
                 "customers": {"value": won[k], "unit": "customers"},
                 "first_orders": {"value": first if len(calendar.day) else None, "unit": money},
                 "repeat_orders": {"value": repeat if len(calendar.day) else None, "unit": money},
@@ -312,7 +319,8 @@ def figures(table: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:
     out = {
         "future_customers": (
             customers_won(block),
-            f"First purchases in the log, and the rate ({KINDS[block['forecast']]}).{shaded}",
+            f"First purchases in the log, and the rate ({KINDS[block['forecast']]}).{shaded}"
+            + ("" if all(entry["used"] for entry in block["past"]) else " White: left out of the forecast."),
         )
     }
     if block["forecast"] != "none":
@@ -332,8 +340,13 @@ def customers_won(block: Mapping[str, Any], ax: Any = None) -> Any:
     past, rate = block["past"], block["rate"]
     day = [dt.date.fromisoformat(entry["end"]) for entry in past]
     width = 0.8 * max((day[-1] - day[0]).days / max(len(day) - 1, 1), 1) if len(day) > 1 else 24
-    ax.bar(day, [entry["customers"]["value"] for entry in past], width=-width, align="edge", color=f.PALE,
-           edgecolor=f.MODEL, lw=0.6, label="first purchases")  # fmt: skip
+    for used, colour, name in ((True, f.PALE, "first purchases"), (False, "white", "left out")):
+        some = [
+            (when, e["customers"]["value"]) for when, e in zip(day, past, strict=True) if e["used"] == used
+        ]
+        if some:
+            ax.bar(*zip(*some, strict=True), width=-width, align="edge", color=colour, edgecolor=f.MODEL,
+                   lw=0.6, label=name)  # fmt: skip
     ahead = [dt.date.fromisoformat(entry["end"]) for entry in rate]
     stats = [entry["customers"] for entry in rate]
     if stats[0]["interval_90"]:
@@ -344,7 +357,7 @@ def customers_won(block: Mapping[str, Any], ax: Any = None) -> Any:
     ax.set_ylabel("Customers won per period")
     f._dates(ax)
     f._thousands(ax.yaxis)
-    ax.legend(loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0.2, ncols=2)
+    ax.legend(loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0.2, ncols=3)
     return figure
 
 
