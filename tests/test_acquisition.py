@@ -100,7 +100,7 @@ def test_maximum_costs_are_ordered_and_follow_the_draws(made):
     assert most["target"]["value"] == pytest.approx(draws.mean() / 3, rel=1e-9)
     assert most["payback"]["mean"] < most["break_even"]["value"]
     # A cost of what the first year earns is paid back after one year, in every draw.
-    new = newcomers._newcomer(made.config, made.summary, made.posterior, 0.3)
+    new = newcomers._newcomer(made.config, made.summary, made.posterior, made.assumptions)
     year = made.assumptions.units_per_year
     within = made.equity.acquisition["within"].values[0]
     np.testing.assert_allclose(new.payback(within, 0.0, 100 * year, 1.0), year, rtol=1e-5)
@@ -508,10 +508,12 @@ def test_docs_list_every_key(made):
 
 def test_the_first_order_may_be_the_one_observed(made):
     asked = config(value={"margin": 0.3, "annual_discount_rate": 0.15, "first_order": "observed"})
-    new = newcomers._newcomer(asked, made.summary, made.posterior, 0.3)
+    new = newcomers._newcomer(asked, made.summary, made.posterior, made.assumptions)
     mean = made.summary["first_amount"].mean()
     error = made.summary["first_amount"].std(ddof=1) / np.sqrt(len(made.summary))
     assert abs(new.first_order.mean() / 0.3 - mean) < 4 * error / np.sqrt(120)
     assert new.first_order.std() / 0.3 == pytest.approx(error, rel=0.3)
     point = make_posterior(("bg_nbd", np.array([0.2, 4.0, 0.8, 2.4])), ("fixed_spend", np.array([30.0])))
-    assert newcomers._newcomer(asked, made.summary, point, 0.3).first_order[0] == pytest.approx(0.3 * mean)
+    assert newcomers._newcomer(asked, made.summary, point, made.assumptions).first_order[0] == pytest.approx(
+        0.3 * mean
+    )
