@@ -51,7 +51,7 @@ def _row(ranks: np.ndarray, limit: float | None) -> dict[str, Any]:
 
 def write(folder: Path, table: Mapping[str, Any], ranks: Mapping[str, Mapping[str, np.ndarray]]) -> None:
     """``calibration.json``, ``calibration.csv``, ``calibration.svg``."""
-    import matplotlib.pyplot as plt
+    from clvmodels.report import figures
 
     (folder / "calibration.json").write_text(json.dumps(table, indent=2) + "\n", encoding="utf-8")
     with (folder / "calibration.csv").open("w", encoding="utf-8", newline="") as file:
@@ -67,9 +67,8 @@ def write(folder: Path, table: Mapping[str, Any], ranks: Mapping[str, Mapping[st
                      row["passed"], *numbers]
                 )  # fmt: skip
     drawn = figure(ranks)
-    drawn.savefig(folder / "calibration.svg")
+    (folder / "calibration.svg").write_text(figures.svg(drawn), encoding="utf-8")
     drawn.savefig(folder / "calibration.png", dpi=120)
-    plt.close(drawn)
 
 
 def figure(ranks: Mapping[str, Mapping[str, np.ndarray]]) -> Any:
