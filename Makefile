@@ -1,7 +1,7 @@
 # make demo   the main job on bundled data: from a transaction log to a customer-equity report
 # make test   everything that CI checks
-# make bench  ours and its peers in turn, in minutes; tables go to docs/benchmarks.md
-# make bench-long   the same up to 10,000,000 customers and 100,000,000 transactions, in hours
+# make bench  ours and its peers in turn, in 5 minutes; tables go to docs/benchmarks.md
+# make bench-long   the same up to 10,000,000 customers and 100,000,000 transactions, in half an hour
 # All make a virtual environment first, from an empty clone and in any order.
 # Another interpreter: make demo PYTHON=/path/to/python3.13
 

@@ -1,4 +1,4 @@
-"""Benchmarks that anyone can run: ``make bench`` (minutes) and ``make bench-long`` (hours).
+"""Benchmarks that anyone can run: ``make bench`` (5 minutes) and ``make bench-long`` (half an hour).
 
 A measurement is a function of ``ours``, ``marketing`` or ``lifetimes_fit`` that ``child`` runs in a
 process of its own; ``harness`` takes ours and the peer in turn and keeps medians; ``suite`` says what

@@ -23,16 +23,19 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", choices=names, metavar="SECTION", help=", ".join(names))
     parser.add_argument("--resume", action="store_true", help="keep what an interrupted run has measured")
     parser.add_argument("--no-page", action="store_true", help=f"print only; leave {PAGE.name} as it is")
-    parser.add_argument("--runs", type=int, help="processes of what takes seconds; default: 3, long 5")
+    parser.add_argument("--runs", type=int, help="processes of what takes seconds; default: 3")
+    parser.add_argument("--minutes", type=float, help="begin nothing after; default: 6, long 28")
     asked = parser.parse_args()
     size = SIZES[asked.set]
     size = size if asked.runs is None else replace(size, runs=asked.runs)
+    size = size if asked.minutes is None else replace(size, minutes=asked.minutes)
     begin, load = time.monotonic(), os.getloadavg()[0]
 
     def tell(line: str) -> None:
         print(f"[{time.monotonic() - begin:5.0f} s] {line}", file=sys.stderr, flush=True)
 
-    bench = Bench(cache() / f"results-{asked.set}.json", resume=asked.resume, tell=tell)
+    store = cache() / f"results-{asked.set}.json"
+    bench = Bench(store, resume=asked.resume, tell=tell, seconds=60 * size.minutes)
     suite = Suite(bench, size)
     found = [
         table.markdown()
@@ -48,7 +51,7 @@ def main() -> int:
         "(own work included).\n"
         f"Versions: {peers.versions()}."
     )
-    text = "\n\n".join([facts, *found])
+    text = "\n\n".join([facts, *([suite.targets().markdown()] if asked.only is None else []), *found])
     print(text)
     for failure in bench.failures:
         tell(f"not measured: {failure}")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -15,6 +17,8 @@ from typing import Any
 
 from benchmarks import ROOT
 from benchmarks.child import MARK
+
+NO_TIME = "no time left"
 
 
 @dataclass(frozen=True)
@@ -131,10 +135,19 @@ class Bench:
         JSON file of results; what it has is not measured again if ``resume``, crashes excepted.
     tell
         Called with a line of progress.
+    seconds
+        Time of the whole set: what has not begun by then is left out, and not kept.
     """
 
-    def __init__(self, store: Path, *, resume: bool = False, tell: Callable[[str], None] = print) -> None:
-        self._store, self._tell = store, tell
+    def __init__(
+        self,
+        store: Path,
+        *,
+        resume: bool = False,
+        tell: Callable[[str], None] = print,
+        seconds: float = math.inf,
+    ) -> None:
+        self._store, self._tell, self._end = store, tell, time.monotonic() + seconds
         self._ready: set[str] = set()
         self._found: dict[str, Result] = {}
         if resume and store.exists():
@@ -155,6 +168,9 @@ class Bench:
     def measure(self, *works: Work) -> list[Result]:
         """Measure works in turn, each as often as it says; what was measured before is not again."""
         open_ = [work for work in works if work.key not in self._found]
+        if open_ and time.monotonic() > self._end:
+            self._tell(f"no time left: {', '.join(work.key for work in open_)}")
+            return [self._found.get(work.key, Result(error=NO_TIME)) for work in works]
         for work in open_:
             for before in (*work.needs, *((work.warm,) if work.warm else ())):
                 self._once(before)

@@ -50,6 +50,41 @@ def test_works_take_turns_after_their_warm_ups(tmp_path):
     assert note.read_text() == "wababa"
 
 
+def test_what_has_no_time_left_is_measured_when_the_set_goes_on(tmp_path):
+    late = bench(tmp_path, seconds=-1.0)
+    (found,) = late.measure(small("pass"))
+    assert not found.ok
+    assert tables.took(found) == "no time left"
+    assert not late.failures
+    (again,) = bench(tmp_path, resume=True).measure(small("pass"))
+    assert again.ok
+
+
+def test_targets_are_met_or_missed_by_what_was_measured(tmp_path, monkeypatch):
+    monkeypatch.setattr(suite.peers, "lifetimes_python", lambda: "not asked for")
+
+    def took(seconds: float, gigabytes: float = 1.0) -> harness.Result:
+        run = {"seconds": seconds, "laps": {}, "peak_mb": 1000 * gigabytes, "values": {}}
+        return harness.Result(runs=[run])
+
+    found = bench(tmp_path)
+    measured = suite.Suite(found, suite.SIZES["long"])
+    ours, its = measured.demo
+    for one, result in (
+        (measured.fold(100_000_000), took(45, 5.0)),
+        (measured.posterior(1_000_000), took(40)),
+        (ours, took(10)),
+        (its, took(90)),
+    ):
+        found._found[one.key] = result
+    rows = {row[0]: row[1:] for row in measured.targets().rows}
+    assert rows["folding 100,000,000 transactions"] == ("90 s", "45 s", "met")
+    assert rows["folding 100,000,000 transactions, peak"] == ("4 GB", "5.00 GB", "missed, 1.2×")
+    assert rows["posterior, bg_nbd, 1,000,000"] == ("20 s", "40 s", "missed, 2×")
+    assert rows["CDNOW demo against pymc-marketing"] == ("6×", "9×", "met")
+    assert len(rows) == 5  # nothing is said of what was not measured
+
+
 def test_peak_memory_is_that_of_the_process(tmp_path):
     """Touching 200 MB costs 200 MB, in one process and not in the next; an interpreter has about 10."""
     touch, none = bench(tmp_path).measure(small("b'x' * 200_000_000"), small("pass"))
