@@ -557,6 +557,34 @@ def test_exact_duplicates_are_counted_and_dropped_on_request():
     assert dropped.ledger["spend_duplicate"] == 2.0
 
 
+@pytest.mark.parametrize("duplicates", ["keep", "drop"])
+def test_only_days_of_several_rows_are_looked_at_again(monkeypatch, duplicates):
+    """Work that grows with the log: rows kept for later queries, counted at each step."""
+    from clvmodels.data.sources import Source
+
+    sizes, keep = [], Source.keep
+
+    def counting(source, expression):
+        table = keep(source, expression)
+        sizes.append(source.fetch(table.aggregate(n=table.count()))["n"][0].as_py())
+        return table
+
+    monkeypatch.setattr(Source, "keep", counting)
+    days = pd.date_range("2024-01-01", periods=50)
+    plain = pd.DataFrame({"id": np.repeat(np.arange(1, 21), 50), "when": np.tile(days, 20), "paid": 1.0})
+    summary = log(*pd.concat([plain, plain[:7]]).itertuples(index=False), duplicates=duplicates)
+    assert summary.ledger["duplicates_found"] == 7
+    # Customer-days; rows of the 7 that have two; customer-days without the duplicates; customers.
+    assert sizes == [1000, 14, 20] if duplicates == "keep" else [1000, 14, 1000, 20]
+
+
+def test_whole_number_ids_are_numbers_on_the_way_and_text_in_the_order_of_text_at_the_end():
+    rows = [(2, "2024-01-01", 1.0), (10, "2024-01-02", 2.0), (1, "2024-01-03", 3.0), (10, "2024-01-05", 4.0)]
+    numbers, texts = log(*rows), log(*((str(one), *rest) for one, *rest in rows))
+    assert numbers.customer.tolist() == ["1", "10", "2"]
+    same(numbers, texts)
+
+
 def test_rows_after_the_window_are_counted():
     summary = bundled(observation_end="1997-06-30", holdout_end="1997-09-30")
     told = summary.ledger
