@@ -22,7 +22,7 @@ from clvmodels.fit.graph import Target
 from clvmodels.fit.priors import resolve
 from clvmodels.models import registry
 from clvmodels.models.family import compiled
-from clvmodels.numerics import loops
+from clvmodels.numerics import loops, paths
 from clvmodels.numerics.discounting import Flow
 from clvmodels.value import Valuation
 from clvmodels.value.residual import residual, tabulate
@@ -113,6 +113,23 @@ def test_more_customers_are_little_more_work(work):
     # A table over frequency and age: its size is not that of the data.
     assert many["rate"] < 2 * few["rate"]
     assert many["expected_spend"] < 8 * 0.9 * few["expected_spend"]  # zero buyers are alike
+
+
+def test_predictive_paths_are_drawn_by_laws_of_rates(monkeypatch):
+    """One call of the quick loop a tile, none of the one that goes purchase by purchase, no latents."""
+    count, quick = Counter(), paths.predictive_paths
+
+    def counted(*given):
+        count["tile"] += 1
+        quick(*given)
+
+    monkeypatch.setattr(paths, "predictive_paths", counted)
+    monkeypatch.setattr(loops, "predictive_values", None)
+    monkeypatch.setattr(loops, "latent_values", None)
+    valued = valuation(daily(600), 3)
+    assert len(list(valued.predictive())) == count["tile"] == 3
+    assert len(list(valued.future([0.0, 30.0]))) == 3
+    assert count["tile"] == 6
 
 
 def test_memory_is_that_of_a_tile():
