@@ -157,6 +157,64 @@ def posterior(watch: Watch, customers: int, family: str = "bg_nbd", draws: int =
     return {"rows": len(rows.weight), "fold_seconds": fold, **found}
 
 
+def chains(watch: Watch, families: tuple[str, ...], draws: int = 2000) -> dict[str, Any]:
+    """NUTS of several families on the CDNOW sample, one after the other: gradients, seconds, effective draws.
+
+    Gradients are timed in turns at the mode, in CPU time. Sampling takes the CPU time of the whole fit, less
+    that of a fit by maximum that has the same compiled code.
+    """
+    import time
+
+    import clvmodels as clv
+    from clvmodels.config import FitConfig, ModelConfig
+    from clvmodels.fit import fit_family, measure
+    from clvmodels.fit.graph import Target
+    from clvmodels.fit.priors import resolve
+    from clvmodels.models import registry
+
+    summary = clv.check({
+        "data": {"source": "cdnow_sample", "observation_end": "1997-09-30"},
+        "value": {"margin": 0.3, "annual_discount_rate": 0.15},
+    })  # fmt: skip
+    scale, targets, found = measure(summary), {}, {}
+    for name in families:
+        family = registry.purchases(name)
+        rows, model = summary.fold(family.statistics), ModelConfig(family=name)
+
+        def timed(
+            sampler: Any, family: Any = family, rows: Any = rows, model: Any = model
+        ) -> tuple[float, Any]:
+            options = FitConfig(sampler=sampler, draws=draws)
+            begin = time.process_time()
+            part = fit_family(family, rows, model, options, 1, scale)
+            return time.process_time() - begin, part
+
+        timed("map")  # compiles
+        least, _ = timed("map")
+        with watch():
+            whole, part = timed("nuts")
+        effective = min(part.diagnostics["ess_bulk"].values())
+        found[name] = {
+            "rows": len(rows.weight),
+            "sampling": whole - least,
+            "ess": effective,
+            "divergences": part.diagnostics["divergences"],
+            "per_second": effective / (whole - least),
+        }
+        target = Target.of(family, rows, resolve(family, model, scale, {}))
+        targets[name] = target, target.start(scale)
+    turns: dict[str, list[float]] = {name: [] for name in families}
+    for _ in range(20):
+        for name, (target, point) in targets.items():
+            begin = time.process_time()
+            for step in range(100):
+                target(point + 1e-4 * step)
+            turns[name].append((time.process_time() - begin) / 100)
+    for name, each in turns.items():
+        found[name]["gradient"] = sorted(each)[len(each) // 2]
+    return found
+
+
 def coverage(
     watch: Watch, customers: int, repeats: int, family: str = "bg_nbd", draws: int = 1000
 ) -> dict[str, Any]:

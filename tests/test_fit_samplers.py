@@ -10,10 +10,11 @@ from scipy import stats
 
 from clvmodels.artifacts import FamilyPosterior, Posterior, Rows
 from clvmodels.config import FitConfig, ModelConfig
-from clvmodels.fit import fit_family, gate, surrogate
+from clvmodels.fit import fit_family, gate, nuts, surrogate
 from clvmodels.fit.convergence import _ess_of_mean
 from clvmodels.fit.graph import Target
 from clvmodels.fit.importance import _effective, resample, sample, smooth
+from clvmodels.fit.maximum import Peak
 from clvmodels.fit.priors import resolve
 from clvmodels.models import registry
 from clvmodels.models.family import Coordinate, Family, Parameter, Scale
@@ -208,6 +209,45 @@ def test_polynomial_draws_are_from_the_density():
     assert found.ess > 950
     for column in np.exp(found.draws).T:
         assert stats.kstest(column, stats.gamma(shape, scale=1 / shape).cdf).pvalue > 1e-4
+
+
+def test_bent_coordinates_are_of_the_same_density():
+    shape, k = 2.0, 2
+    mode = Peak(np.zeros(k), -shape * k, shape * np.eye(k), True)
+    counts = []
+    for bend in (False, True):
+        asked = []
+
+        def target(z, asked=asked):
+            asked.append(z)
+            return *skewed(shape)(z), np.exp(z)
+
+        draws, divergences = nuts.sample(target, mode, 2, 200, 1000, 5, bend=bend)
+        assert divergences == 0
+        for column in draws.reshape(-1, k)[::2].T:
+            assert stats.kstest(column, stats.gamma(shape, scale=1 / shape).cdf).pvalue > 1e-4
+        counts.append(len(asked))
+    assert counts[0] != counts[1]  # it was bent
+
+
+def test_a_bend_has_the_jacobian_that_it_says_and_finds_the_skewed_direction():
+    axis = np.array([0.6, 0.0, -0.8])
+
+    def gradient(z):
+        t = axis @ z
+        return -z + 0.45 * t**2 * axis  # c = 0.9 along the axis
+
+    bend = nuts.Bend.of(gradient, 3)
+    assert abs(bend.direction @ axis) == pytest.approx(1, abs=1e-8)
+    assert bend.strength * (bend.direction @ axis) == pytest.approx(nuts.SHARE * 0.9, rel=1e-6)
+    y, step = np.array([0.4, -1.2, 2.0]), 1e-6 * np.eye(3)
+    jacobian = np.array([bend(y + h) - bend(y - h) for h in step]).T / 2e-6
+    value, slope = bend.back(y, 0.0, np.zeros(3))
+    assert value == pytest.approx(np.linalg.slogdet(jacobian)[1], abs=1e-8)
+    differences = [(bend.back(y + h, 0.0, y)[0] - bend.back(y - h, 0.0, y)[0]) / 2e-6 for h in step]
+    np.testing.assert_allclose(slope, differences, atol=1e-8)
+    g = np.array([0.3, -0.7, 1.1])
+    np.testing.assert_allclose(bend.back(y, 0.0, g)[1] - slope, jacobian.T @ g, atol=1e-8)
 
 
 @pytest.mark.parametrize(

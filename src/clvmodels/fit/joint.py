@@ -147,6 +147,7 @@ def fit_family(
             options.draws,
             int(stream.generate_state(1)[0]),
             progress=stage("NUTS"),
+            bend=True,
         )
     else:
         found, more = _importance(target, mode, options.draws, stream, stage("importance sampling"))
