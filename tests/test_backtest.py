@@ -393,8 +393,9 @@ def test_files_hold_the_table_and_the_page_its_numbers(done):
 
 
 def test_groups_add_up_to_all_customers(done):
-    scores = done.scores[done.scores.level == "predictive"]
-    for _, some in scores.groupby(["origin", "horizon", "measure"]):
+    scores = done.scores[done.scores.level.isin(["predictive", "systematic"])]
+    assert set(scores[scores.column != ""].level) == {"predictive", "systematic"}
+    for _, some in scores.groupby(["origin", "horizon", "measure", "level"]):
         whole = some[some.column == ""].iloc[0]
         for column in ("value decile", "land"):
             part = some[some.column == column]
@@ -421,6 +422,10 @@ def test_naive_rules_are_what_they_say(done, past):
     expected = past.repeats(position, year, year + dt.timedelta(days=28))[0].sum()
     assert found["4 weeks", "last year"]["forecast"] == expected
     for row in done.summary["rules"]:
+        name = row["horizon"], row["measure"], row["rule"]
+        made = [r for r in done.backtest.rows("naive") if (r["horizon"], r["measure"], r["rule"]) == name]
+        wrong = sum(abs(r["mean_systematic"] - r["actual"]) for r in made)
+        assert row["systematic_error"] == pytest.approx(wrong / sum(r["actual"] for r in made))
         assert row["wins"] == (row["error"] < row["model_error"])
     wins = any(row["wins"] for row in done.summary["rules"])
     for row in done.summary["decisions"]:

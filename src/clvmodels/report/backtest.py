@@ -33,6 +33,7 @@ UNITS = {
     "origins": "origins", "separate": "origins", "customers": "customers", "mean_z": "1", "rms_z": "1",
     "log_ratio": "1", "bias": "share", "relative_crps": "share", "width_90": "share", "log_score": "nats",
     "crps": "orders or currency, by measure", "error": "share", "model_error": "share",
+    "systematic_error": "share",
     "predicted": "probability", "observed": "share", "gini": "1", "brier": "1", "top_decile": "share",
     **{f"{name}_{100 * p:.0f}": "share" for name in ("coverage", "band") for p in PROBABILITIES},
 }  # fmt: skip
@@ -573,7 +574,8 @@ def html(table: Mapping[str, Any], figures: Mapping[str, tuple[str, str]]) -> st
     ]
     groups: dict[str, list[tuple[int, Any]]] = {}
     for k, row in enumerate(table["coverage"]):
-        if row["column"] and row["measure"] == "margin" and row["horizon"] == table["tested"]["horizon"]:
+        last = row["horizon"] == table["tested"]["horizon"] and row["level"] == shown.get(row["horizon"])
+        if row["column"] and row["measure"] == "margin" and last:
             groups.setdefault(row["column"], []).append((k, row))
     return page.template("backtest.html.j2", table).render(
         sentences=sentences(table),

@@ -766,7 +766,8 @@ def rules(backtest: Backtest) -> list[dict[str, Any]]:
     -------
     list of dict
         By horizon, measure and rule: ``origins``, ``error`` and ``model_error`` (sum of absolute errors
-        over sum of truths), and ``wins``, whether the rule's is smaller.
+        over sum of truths), ``systematic_error`` (of the mean of level systematic; None where an origin has
+        none), and ``wins``, whether the rule's is smaller than the model's.
     """
     found: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for row in backtest.rows("naive"):
@@ -776,6 +777,11 @@ def rules(backtest: Backtest) -> list[dict[str, Any]]:
         total = sum(row["actual"] for row in rows)
         errors = [sum(abs(row[name] - row["actual"]) for row in rows) for name in ("forecast", "mean")]
         error, model = (value / total if total > 0 else None for value in errors)
+        drawn = [row["mean_systematic"] for row in rows]
+        shocked = None
+        if total > 0 and None not in drawn:
+            apart = (abs(mean - row["actual"]) for mean, row in zip(drawn, rows, strict=True))
+            shocked = sum(apart) / total
         out.append(
             {
                 "horizon": horizon,
@@ -784,6 +790,7 @@ def rules(backtest: Backtest) -> list[dict[str, Any]]:
                 "origins": len(rows),
                 "error": error,
                 "model_error": model,
+                "systematic_error": shocked,
                 "wins": error is not None and model is not None and error < model,
             }
         )
