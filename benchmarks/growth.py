@@ -21,11 +21,9 @@ WEATHER, PERSISTENCE = 0.15, 0.7
 THETA = {"r": 0.5, "alpha": 6.0, "a": 0.8, "b": 2.4}
 SPEND = {"p": 6.25, "q": 3.74, "gamma": 15.44}
 FIRST = np.datetime64("2020-01-01")
-COHORTS = {"by": "first_month", "on": "purchase", "structure": "random_walk"}
 VARIANTS: list[dict[str, Any]] = [
     {"name": "bg_nbd"},
     {"name": "pareto_nbd", "models": {"purchases": {"family": "pareto_nbd"}}},
-    {"name": "bg_nbd cohorts", "models": {"pool": COHORTS}},
     {"name": "bg_nbd calendar", "models": {"calendar": "weekly"}},
 ]
 

@@ -95,12 +95,8 @@ def _print_rolling(summary: Mapping[str, Any]) -> None:
     from clvmodels.report.rolling import printed
 
     header, rows = printed(summary)
-    print_table(
-        f"Purchases forecast on rolling origins, level {summary['level']}",
-        header,
-        rows,
-        right=len(header) - 1,
-    )
+    title = f"Purchases, level {summary['level']}: bias, CRPS over truth (* lowest, ! worse), 90 % coverage"
+    print_table(title, header, rows, right=len(header) - 1)
     for sentence in summary["sentences"]:
         print(f"- {sentence}")
 

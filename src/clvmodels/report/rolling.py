@@ -101,24 +101,21 @@ def _signed(value: float | None) -> str:
 def printed(
     table: Mapping[str, Any], measure: str = "orders"
 ) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """Header and rows of a measure at the table's level, one row per variant."""
+    """Header and rows of a measure at the table's level: bias, CRPS and coverage of each variant."""
     rows = [row for row in table["table"] if row["level"] == table["level"] and row["measure"] == measure]
     horizons = list(dict.fromkeys(row["horizon"] for row in rows))
     found = {(row["variant"], row["horizon"]): row for row in rows}
-    header = ("variant", *(f"{what} {h}" for h in horizons for what in ("bias", "CRPS", "90 %")))
     lines = []
     for name in [*table["variants"], STACKED, CHOSEN]:
         cells = []
         for horizon in horizons:
             row = found[name, horizon]
             mark = {"best": "*", "worse": "!"}.get(row["verdict"], "")
-            cells += [
-                _signed(row["bias"]),
-                f"{_percent(row['relative_crps'])}{mark}",
-                f"{row['coverage_90']:.2f}",
-            ]
+            cells.append(
+                f"{_signed(row['bias'])}, {_percent(row['relative_crps'])}{mark}, {row['coverage_90']:.2f}"
+            )
         lines.append((name, *cells))
-    return header, lines
+    return ("variant", *horizons), lines
 
 
 def write(folder: Path, table: Mapping[str, Any], result: Rolling) -> None:
@@ -148,7 +145,8 @@ def page(table: Mapping[str, Any], figure: str) -> str:
     return (
         f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{title}</title>\n'
         f"<style>\n{css}\n</style>\n</head>\n<body>\n<main>\n<h1>{title}</h1>\n<ul>{said}</ul>\n"
-        f"<p>Level {table['level']}. Bias: what came over what was expected, less 1. CRPS over mean truth; "
+        f"<p>Level {table['level']}; bias, CRPS and coverage of 90 % intervals by horizon. "
+        "Bias: what came over what was expected, less 1. CRPS over mean truth; "
         "* is the lowest, ! is worse than it by more than two standard errors. 90 %: share of origins whose "
         "truth lay inside. stacked and chosen learn from what was known at each origin.</p>\n"
         f"{shown}\n<figure>{figure}</figure>\n</main>\n</body>\n</html>\n"
