@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from scipy.special import betaln
 
 from clvmodels.numerics import special
-from clvmodels.numerics.special import beta_power_mean, beta_share, beta_shares
+from clvmodels.numerics.special import beta_power_mean, beta_share, beta_shares, beta_staying
 
 # The docstring's claim: relative error below 5e-11 on this domain.
 CLAIM = 5e-11
@@ -182,3 +182,22 @@ def test_beta_shares_far_out():
     assert beta_shares(2.0, 40.0, 1e9)[0] == pytest.approx(2 / 39 * 1e-9, rel=1e-6)
     # b and v to the limit in which 1-p is b^-1 times a gamma: the exponential integral, scaled.
     assert beta_shares(1.0, 1e6, 1e-6)[1] == pytest.approx(float(mp.e * mp.e1(1)), rel=1e-5)
+
+
+@pytest.mark.parametrize("n", [0, 1, 5, 31, 32, 33, 60, 3000])
+@pytest.mark.parametrize(("a", "b"), [(1e-3, 1e-3), (1e-3, 40.0), (0.8, 2.4), (0.3, 2000.0), (300.0, 0.5)])
+def test_the_chance_of_staying_n_times(a, b, n):
+    """log E[(1-p)^n] and its slopes by mpmath.
+
+    Sums of at most 32 terms round by a few eps; two series of size n log(n + b), of which the difference
+    is taken, by a few eps of theirs.
+    """
+    mp.mp.dps = 40
+    A, B = mp.mpf(a), mp.mpf(b)
+    exact = (
+        mp.loggamma(B + n) + mp.loggamma(A + B) - mp.loggamma(B) - mp.loggamma(A + B + n),
+        mp.digamma(A + B) - mp.digamma(A + B + n),
+        mp.digamma(B + n) - mp.digamma(B) + mp.digamma(A + B) - mp.digamma(A + B + n),
+    )
+    for found, want in zip(beta_staying(a, b, float(n)), map(float, exact), strict=True):
+        assert found == pytest.approx(want, rel=1e-13, abs=1e-15 * (1 + n * np.log(n + b + 32)))

@@ -30,8 +30,12 @@ FEW = 12
 OVERALL = np.array(0.2)
 """Scale of the half-Cauchy prior of the horseshoe's overall scale: few of the effects are large."""
 
-ACCEPTANCE = 0.95
-"""Of NUTS: levels that hardly differ make a narrow corner at standard deviations near 0."""
+ACCEPTANCE = 0.9
+"""Of NUTS, where scales are estimated: levels that hardly differ make a narrow corner near 0."""
+PILOT = 1200
+"""Draws from which the main run learns its geometry where scales are estimated."""
+STEPS = 300
+"""Warm-up steps of a chain that needs to learn its step alone."""
 
 _compiled: dict[tuple, tuple[Family, Any]] = {}
 
@@ -202,6 +206,31 @@ class PartlyCentred:
         gradient[self.level] = of_level * stretch
         return value - float(self.share @ point[self.scale]), gradient, quantities
 
+    def learned(self, mode: Peak, points: np.ndarray) -> tuple[PartlyCentred, Peak]:
+        """Centred as draws of a pilot say, and their mean and covariance in the new points.
+
+        With estimated scales the mode lies far from most of the posterior (a large scale with small z is
+        as high as it gets). What the data know of a level is 1 + sd² I by the precision of its z at the
+        mode, so that w there gives w at the pilot's sd.
+
+        Parameters
+        ----------
+        points
+            Shape (draw, k), of this density.
+        """
+        inner = points.copy()
+        inner[:, self.level] *= np.exp(-self.share * points[:, self.scale])
+        known = np.maximum(np.diag(mode.precision)[self.level], 1.0) - 1
+        wider = np.exp(2 * (inner.mean(axis=0) - mode.point)[self.scale])
+        new = replace(self, share=1 - 1 / (1 + known * wider))
+        outer = inner.copy()
+        outer[:, self.level] *= np.exp(new.share * inner[:, self.scale])
+        n, k = outer.shape
+        covariance = np.cov(outer.T)
+        covariance = (n * covariance + k * np.diag(np.diag(covariance))) / (n + k)
+        centre = outer.mean(axis=0)
+        return new, Peak(centre, new(centre)[0], np.linalg.inv(covariance), True)
+
     def peak(self, mode: Peak) -> Peak:
         """The mode of the target, and its covariance, in these points."""
         point = mode.point.copy()
@@ -308,6 +337,39 @@ def _shift(design: Design, driver: Driver, coefficients: Sequence[Any]) -> list[
     return parts
 
 
+def _by_nuts(
+    target: LinkedTarget,
+    mode: Peak,
+    options: FitConfig,
+    stream: np.random.SeedSequence,
+    stage: Callable[[str], Callable[[float], None]],
+) -> tuple[np.ndarray, int]:
+    """Draws of the quantities by NUTS, shape (chain, draw, quantity), and how many diverged.
+
+    Coefficients alone are about normal around the mode, whose curvature scales them. Scales of pooled
+    levels and of a horseshoe are not: there a pilot tells mean, covariance and how far to centre.
+    """
+    from clvmodels.fit import nuts
+
+    first, second = (int(seed) for seed in stream.generate_state(2))
+    centred = PartlyCentred.of(target, mode)
+    around, tune, acceptance = centred.peak(mode), min(options.tune, STEPS), 0.8
+    if any(term.estimated_sd or term.horseshoe for term in target.design.terms):
+        density = centred
+
+        def pilot(point: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
+            return *density(point)[:2], point
+
+        points, _ = nuts.sample(
+            pilot, around, options.chains, tune, PILOT, first, ACCEPTANCE, stage("NUTS, pilot")
+        )
+        centred, around = centred.learned(mode, points.reshape(-1, points.shape[2]))
+        tune, acceptance = options.tune, ACCEPTANCE
+    return nuts.sample(
+        centred, around, options.chains, tune, options.draws, second, acceptance, stage("NUTS")
+    )
+
+
 def fit_linked(
     family: Family,
     summary: Summary,
@@ -335,7 +397,7 @@ def fit_linked(
     InputError
         If the config's model cannot carry effects.
     """
-    from clvmodels.fit import importance, nuts
+    from clvmodels.fit import importance
     from clvmodels.fit.convergence import K_HAT_MAX, diagnose
 
     check_effects_of(family, model, {term.driver for term in terms})
@@ -387,11 +449,7 @@ def fit_linked(
             sampler, draws = "importance", sample.draws[None]
             diagnostics |= found
     if draws is None:
-        centred = PartlyCentred.of(target, mode)
-        draws, diagnostics["divergences"] = nuts.sample(
-            centred, centred.peak(mode), options.chains, options.tune, options.draws,
-            int(second.generate_state(1)[0]), ACCEPTANCE, stage("NUTS"),
-        )  # fmt: skip
+        draws, diagnostics["divergences"] = _by_nuts(target, mode, options, second, stage)
     # Given parameters do not vary, and neither do the levels of a pool whose sd is 0.
     fixed = {name for name, column in zip(every, draws.reshape(-1, draws.shape[2]).T, strict=True)
              if name in priors.constants or (column == column[0]).all()}  # fmt: skip

@@ -46,6 +46,8 @@ def log_likelihood(theta, stats, n):
     """Log density of the purchase times, k phases a gap, after n occasions to drop out."""
     import pytensor.tensor as pt
 
+    from clvmodels.models._shares import beta_staying
+
     k, r, alpha, a, b = (pt.cast(theta[name], "float64") for name in ("k", "r", "alpha", "a", "b"))
     x, t_x, T, logs = (stats[name] for name in ("frequency", "recency", "T", LOG_INTERVALS.name))
     R, y = r + k * x, (T - t_x) / (alpha + T)
@@ -54,7 +56,7 @@ def log_likelihood(theta, stats, n):
         S = 1.0 + 1.0 * (k > j) * (R + j - 1) / j * y * S
     gaps = (k - 1) * logs - x * pt.gammaln(k)
     purchases = pt.gammaln(R) - pt.gammaln(r) + r * pt.log(alpha)
-    survival = pt.gammaln(b + n) + pt.gammaln(a + b) - pt.gammaln(b) - pt.gammaln(a + b + n)
+    survival = beta_staying(a, b, n)
     alive = pt.log(S) - R * pt.log(alpha + T)
     dropped = pt.log(a) - pt.log(b + pt.maximum(n, 1) - 1) - R * pt.log(alpha + t_x)
     return gaps + purchases + survival + pt.where(n > 0, pt.logaddexp(alive, dropped), alive)

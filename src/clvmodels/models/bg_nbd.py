@@ -20,10 +20,12 @@ def log_likelihood(theta, stats):
     """Log of eq. (6), with the sum over "alive" and "dropped out at t_x" in log space."""
     import pytensor.tensor as pt
 
+    from clvmodels.models._shares import beta_staying
+
     r, alpha, a, b = theta["r"], theta["alpha"], theta["a"], theta["b"]
     x, t_x, T = stats["frequency"], stats["recency"], stats["T"]
     purchases = pt.gammaln(r + x) - pt.gammaln(r) + r * pt.log(alpha)
-    survival = pt.gammaln(b + x) + pt.gammaln(a + b) - pt.gammaln(b) - pt.gammaln(a + b + x)
+    survival = beta_staying(a, b, x)
     alive = -(r + x) * pt.log(alpha + T)
     dropped = pt.log(a) - pt.log(b + pt.maximum(x, 1) - 1) - (r + x) * pt.log(alpha + t_x)
     return purchases + survival + pt.where(x > 0, pt.logaddexp(alive, dropped), alive)

@@ -24,10 +24,12 @@ def log_likelihood(theta, stats):
     """log of Γ(r+x)α^r/Γ(r) · B(a,b+x+1)/B(a,b) · [(α+T)^-(r+x) + a/(b+x) (α+t_x)^-(r+x)]."""
     import pytensor.tensor as pt
 
+    from clvmodels.models._shares import beta_staying
+
     r, alpha, a, b = theta["r"], theta["alpha"], theta["a"], theta["b"]
     x, t_x, T = stats["frequency"], stats["recency"], stats["T"]
     purchases = pt.gammaln(r + x) - pt.gammaln(r) + r * pt.log(alpha)
-    survival = pt.gammaln(b + x + 1) + pt.gammaln(a + b) - pt.gammaln(b) - pt.gammaln(a + b + x + 1)
+    survival = beta_staying(a, b, x + 1)
     alive = -(r + x) * pt.log(alpha + T)
     dropped = pt.log(a) - pt.log(b + x) - (r + x) * pt.log(alpha + t_x)
     return purchases + survival + pt.logaddexp(alive, dropped)

@@ -266,6 +266,53 @@ def beta_share(a, b, v):
     return 1.0 - a / c * t, -(b / c * t + a * t_a) / c, -a / c * (t_b - t / c), a / c * t_u / (v * v)
 
 
+@numba.njit(float64(float64), cache=True)
+def _digamma(z):
+    """ψ(z), z at least 32: four terms of its asymptotic series leave less than 1e-15."""
+    u = 1.0 / (z * z)
+    return math.log(z) - 0.5 / z - u * (1.0 / 12.0 - u * (1.0 / 120.0 - u * (1.0 / 252.0 - u / 240.0)))
+
+
+@numba.njit(float64(float64, float64), cache=True)
+def _rising(z, n):
+    """``log Γ(z + n)/Γ(z)``, z at least 32, without the cancellation of two large logarithms."""
+    w = z + n
+    u, v = 1.0 / (z * z), 1.0 / (w * w)
+    tail = (1.0 / 12.0 - v * (1.0 / 360.0 - v * (1.0 / 1260.0 - v / 1680.0))) / w
+    tail -= (1.0 / 12.0 - u * (1.0 / 360.0 - u * (1.0 / 1260.0 - u / 1680.0))) / z
+    return (z - 0.5) * math.log1p(n / z) + n * (math.log(w) - 1.0) + tail
+
+
+@numba.njit(types.UniTuple(float64, 3)(float64, float64, float64), cache=True, error_model="numpy")
+def beta_staying(a, b, n):
+    """``log E[(1-p)^n]``, p ~ Beta(a, b), n a whole number, and its derivatives by a and b.
+
+    The product of (b + i)/(a + b + i) over i < n, and for i from 32 on the difference of two log beta
+    functions by Stirling's series, whose first term left out is below 1e-16 there.
+    """
+    most = min(n, 32.0)
+    product, value, by_a, by_b = 1.0, 0.0, 0.0, 0.0
+    i = 0.0
+    while i < most:
+        whole = a + b + i
+        product *= (b + i) / whole
+        by_a -= 1.0 / whole
+        by_b += a / ((b + i) * whole)
+        if product < 1e-150:
+            value += math.log(product)
+            product = 1.0
+        i += 1.0
+    value += math.log(product)
+    if n > most:
+        one, other = b + most, a + b + most
+        more = n - most
+        value += _rising(one, more) - _rising(other, more)
+        of_one, of_other = _digamma(one + more) - _digamma(one), _digamma(other + more) - _digamma(other)
+        by_a -= of_other
+        by_b += of_one - of_other
+    return value, by_a, by_b
+
+
 @numba.njit(float64(float64, float64), cache=True)
 def against(odds, exponent):
     """``1 / (1 + odds e^exponent)`` without overflow."""
