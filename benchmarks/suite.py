@@ -387,7 +387,7 @@ class Suite:
     def chains(self) -> list[Table]:
         """NUTS of the families side by side."""
         (found,) = self.bench.measure(
-            work("benchmarks.ours:chains", families=[FAMILY, *OTHERS], warm={"draws": 40}, limit=3600)
+            work("benchmarks.ours:chains", families=[FAMILY, *OTHERS], warm={"draws": 200}, limit=3600)
         )
         rows = []
         for name in (FAMILY, *OTHERS):

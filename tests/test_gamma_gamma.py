@@ -7,9 +7,14 @@ import math
 import numpy as np
 import oracles
 import pytest
+from builders import make_assumptions, make_posterior, make_summary
 from scipy.special import gammaln
 
+from clvmodels.config import ModelConfig
+from clvmodels.errors import InputError
+from clvmodels.fit.priors import check_model
 from clvmodels.models import registry
+from clvmodels.value import Valuation
 
 GG = registry.spend("gamma_gamma")
 CDNOW = {"p": 6.25, "q": 3.74, "gamma": 15.44}
@@ -122,3 +127,23 @@ def test_no_mean_without_a_thin_tail():
     assert [GG.expected_spend(theta, new) for theta in heavy] == [math.inf] * 3
     assert GG.expected_spend(heavy[1], seen) < math.inf
     assert GG.expected_spend(heavy[2], seen) == math.inf
+
+
+def test_draws_without_a_mean_are_counted_and_refused():
+    columns = {
+        "frequency": [0.0, 3.0],
+        "recency": [0.0, 5.0],
+        "T": [9.0, 9.0],
+        "monetary_value": [np.nan, 20.0],
+    }
+    summary = make_summary({name: np.array(column) for name, column in columns.items()})
+    bought, spent = (
+        np.tile([0.24, 4.4, 0.8, 2.4], (3, 1)),
+        np.array([[6.0, 0.9, 15.0], [6, 4, 15], [6, 1, 15]]),
+    )
+    posterior = make_posterior(("bg_nbd", bought), ("gamma_gamma", spent))
+    with pytest.raises(InputError, match=r"mean spend of Gamma-Gamma is infinite in 2 of 3 draws"):
+        Valuation(summary, posterior, make_assumptions(summary), 1)
+    model = ModelConfig(family="gamma_gamma", fixed={"p": 6.0, "q": 0.9, "gamma": 15.0})
+    with pytest.raises(InputError, match=r"models.spend.fixed: the mean spend of Gamma-Gamma is infinite"):
+        check_model(model)

@@ -17,7 +17,7 @@ from clvmodels.config import ModelConfig, ModelsConfig
 from clvmodels.effects import DRIVERS, Driver
 from clvmodels.errors import InputError
 from clvmodels.models import links, registry
-from clvmodels.models.family import Domain, Family, Parameter, PriorSpec, PurchaseFamily, Scale
+from clvmodels.models.family import Domain, Family, Parameter, PriorSpec, PurchaseFamily, Scale, SpendFamily
 
 FLAT: Mapping[Domain, PriorSpec] = {
     "positive": {"dist": "HalfFlat"},
@@ -157,7 +157,12 @@ def check_model(model: ModelConfig, role: Literal["purchases", "spend"] | None =
     if model.fixed is not None:
         if model.priors:
             raise InputError(f"{key}: `fixed` leaves nothing to fit, so `priors` must not be given with it.")
-        fixed(family, model)
+        given = family.vector(fixed(family, model))
+        if isinstance(family, SpendFamily) and not family.has_mean(given[None])[0]:
+            raise InputError(
+                f"{key}.fixed: the mean spend of {family.title} is infinite at these parameters, and so "
+                "would equity be: give others, or fit them."
+            )
     elif isinstance(model.priors, dict):
         space = _space(family, model.priors)
         domains = {item.name: item.domain for item in getattr(family, space)}

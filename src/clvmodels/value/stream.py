@@ -169,6 +169,7 @@ class Valuation:
         self.purchases: PurchaseFamily = registry.purchases(posterior.purchases.family)
         self.spend: SpendFamily = registry.spend(posterior.spend.family)
         self.draws, self.spend_draws = posterior.pairs()
+        self._check_spend()
         self.rows: Rows = summary.fold(self.purchases.state)
         self.order = np.lexsort((np.arange(len(summary)), self.rows.index))
         self.spend_stats = spend_statistics(self.spend, summary)
@@ -181,6 +182,16 @@ class Valuation:
             )
         self.horizons = [Flow(delta=0.0, horizon=h) for h in assumptions.horizons.values()]
         make_schedule(self.purchases, self.draws, self.rows.stats, [self.flow])
+
+    def _check_spend(self) -> None:
+        """Refuse draws in which a customer's mean spend is infinite: equity would be too."""
+        without = int((~self.spend.has_mean(self.spend_draws)).sum())
+        if without:
+            raise InputError(
+                f"models.spend: the mean spend of {self.spend.title} is infinite in {without:,} of "
+                f"{len(self.spend_draws):,} draws, so equity is: leave out its fixed parameters or priors "
+                "(by default the mean is finite in every draw), or take another spend family."
+            )
 
     @property
     def band_edges(self) -> np.ndarray:
