@@ -6,12 +6,13 @@ import re
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks import harness, suite, tables  # noqa: E402
+from benchmarks import baskets, harness, suite, tables, validation  # noqa: E402
 from benchmarks.child import Watch  # noqa: E402
 from benchmarks.harness import Bench, work  # noqa: E402
 
@@ -152,3 +153,25 @@ def test_make_runs_both_sets():
         recipe = re.search(rf"^{goal}: \S+/\.installed-dev\n\t(.+)$", text, re.MULTILINE)
         assert recipe, f"no goal {goal}"
         assert f"-m benchmarks --set {name}" in recipe[1]
+
+
+# --- docs/validation.md --------------------------------------------------------------------------
+
+
+def test_every_part_of_the_validation_has_its_place():
+    page = validation.PAGE.read_text(encoding="utf-8")
+    for name in validation.PARTS:
+        between = page.split(f"<!-- {name}: begin -->")[1].split(f"<!-- {name}: end -->")[0]
+        assert between.count("\n|") > 3, name
+    assert "benchmarks.validation" in (ROOT / "Makefile").read_text()
+
+
+def test_a_trend_is_centred_in_the_window_and_damped_after_it():
+    found = baskets.trend(52, 500, np.ones(52))[:, 0]
+    assert abs(found[:52].mean()) < 1e-12
+    steps = np.diff(found)
+    np.testing.assert_allclose(steps[:51], steps[0])
+    np.testing.assert_allclose(steps[51 + 26] / steps[51], 0.5)
+    # All that is still to come: the steps' geometric sum.
+    kept = 0.5 ** (1 / baskets.DAMPED)
+    np.testing.assert_allclose(found[-1] - found[51], steps[0] * kept / (1 - kept), rtol=1e-5)
