@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import warnings
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -825,3 +826,26 @@ def test_effects_on_value(people, posterior):
         for channel in ("ads", "friend")
     ]
     np.testing.assert_allclose(friend.value, values[1] / values[0], rtol=1e-9)
+
+
+@pytest.mark.parametrize("reach", [1.05, 1.6, 4.0, 30.0])
+def test_marks_of_factors_do_not_run_into_one_another(reach):
+    """Labels of the figure, as drawn, for factors of any width."""
+    from clvmodels.report.effects import shrinkage
+
+    def block(mean: float) -> dict:
+        return {"mean": mean, "interval_50": [mean, mean], "interval_90": [mean / reach, mean * reach]}
+
+    rows = [
+        {"kind": "pool", "label": name, "customers": {"value": 9}, "observed": {}, "value": block(1.0)}
+        | {"multipliers": {driver: block(1.0) for driver in ("purchase", "dropout", "spend")}}
+        for name in ("one", "two")
+    ]
+    figure = shrinkage(rows)
+    figure.draw_without_rendering()
+    for ax in figure.axes:
+        low, high = ax.get_xlim()
+        labels = [mark.label1 for mark in ax.xaxis.get_major_ticks() if low <= mark.get_loc() <= high]
+        boxes = [label.get_window_extent() for label in labels]
+        assert boxes, "an axis has a mark"
+        assert all(a.x1 < b.x0 for a, b in pairwise(boxes))

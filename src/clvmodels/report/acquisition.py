@@ -296,7 +296,7 @@ def budget_curves(found: Mapping[str, Any], currency: str) -> Any:
     """Profit of a month by its spend, of the channels with the highest spend."""
     having = [channel for channel in found["channels"] if channel["budget"]]
     having = sorted(having, key=lambda channel: -channel["budget"]["now"]["value"])[:3]
-    figure, panels = f._panels(len(having), height=2.4, squeeze=False)
+    figure, panels = f._panels(len(having), width=8.8 if len(having) > 1 else 4.4, height=2.4, squeeze=False)
     for ax, channel in zip(panels[0], having, strict=True):
         budget, curve = channel["budget"], channel["budget"]["curve"]
         ax.fill_between(curve["spend"], curve["low"], curve["high"], color=f.FAINT, lw=0)
@@ -309,7 +309,7 @@ def budget_curves(found: Mapping[str, Any], currency: str) -> Any:
         ax.set_xlabel(f"Monthly spend ({currency})")
         for axis in (ax.xaxis, ax.yaxis):
             f._thousands(axis)
-        ax.xaxis.get_major_locator().set_params(nbins=4)
+        ax.xaxis.get_major_locator().set_params(nbins=5)
     panels[0][0].set_ylabel(f"Profit of a month ({currency})")
     return figure
 

@@ -385,8 +385,9 @@ def sentences(table: Mapping[str, Any]) -> list[str]:
         out.append(
             f"At {block['label']} ahead the {100 * NOMINAL:.0f}{SPACE}% {block['orders']['level']} intervals "
             f"held the purchases that came {{horizons.{k}.orders.coverage:percent}} of the time and the "
-            f"revenue {{horizons.{k}.revenue.coverage:percent}} ({_times(block, k)}){_textbook(block, k)}: "
+            f"revenue {{horizons.{k}.revenue.coverage:percent}} ({_times(block, k)}): "
             + _VERDICTS[block["holds"]]
+            + _textbook(block, k)
         )
     held = table["tested"]["held"]
     out.append(
@@ -422,7 +423,7 @@ def _textbook(block: Mapping[str, Any], k: int) -> str:
     if block["orders"]["level"] == "predictive":
         return ""
     key = f"horizons.{k}.orders.predictive.coverage_{100 * NOMINAL:.0f}"
-    return f"; without shared shocks the purchases {{{key}:percent}}"
+    return f" Without shared shocks they would have held the purchases {{{key}:percent}} of the time."
 
 
 def _times(block: Mapping[str, Any], k: int) -> str:
@@ -778,7 +779,7 @@ def _top_decile(table: Mapping[str, Any]) -> Any:
     from clvmodels.report import figures as f
 
     rows = table["decisions"]
-    figure, ax = f._axes(None, 6.0, 2.8)
+    figure, ax = f._axes(None, 4.4, 2.8)
     faces = (f.MODEL, f.PALE, f.FAINT, "white")
     for j, (name, label) in enumerate(_CAPTURES.items()):
         heights = [np.nan if row[name] is None else row[name] for row in rows]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,14 @@ SHOWN = 40
 """Levels that a figure shows: those of the most customers."""
 WORDS = {"purchase": "Purchase rate", "dropout": "Dropout", "spend": "Spend"}
 UNIT = "factor"
-TICKS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 20.0)
+TICKS = (
+    (0.9, 1.0, 1.1, 1.2),
+    (0.5, 0.7, 1.0, 1.4, 2.0),
+    (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0),
+    (0.1, 0.3, 1.0, 3.0, 10.0),
+    (0.01, 0.1, 1.0, 10.0, 100.0),
+)
+"""Marks of a logarithmic axis of factors, the closest first."""
 COLUMNS = ("column", "label", "kind", "customers", "metric", "level", "statistic", "value", "unit")
 
 
@@ -81,7 +89,7 @@ def draw_all(table: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:
         rows = [table["effects"][i] for i in places]
         if rows[0]["kind"] not in ("pool", "walk"):
             continue
-        intervals = "" if point else " with 50 % (thick) and 90 % (thin) interval"
+        intervals = "" if point else " (circle: mean; thick: 50 %, thin: 90 % interval)"
         shown = f" The {SHOWN} levels of the most customers." if len(rows) > SHOWN else ""
         out[f"pooling_{len(out) + 1}"] = (
             shrinkage(rows),
@@ -91,6 +99,12 @@ def draw_all(table: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:
             f"pooling takes away.{shown}",
         )
     return out
+
+
+def _ticks(low: float, high: float) -> tuple[float, ...]:
+    """The closest marks whose labels do not run into one another: a fifth of the axis apart."""
+    least = (high / low) ** 0.2
+    return next((t for t in TICKS if all(b / a >= least for a, b in pairwise(t))), TICKS[-1])
 
 
 def shrinkage(rows: list[Mapping[str, Any]]) -> Any:
@@ -121,7 +135,7 @@ def _shrinkage(rows: list[Mapping[str, Any]]) -> Any:
             figures._interval(ax, j, about, figures.MODEL)
         ax.axvline(1.0, color=figures.GREY, lw=0.7, ls=(0, (2, 2)), zorder=0)
         ax.set_xscale("log")
-        ax.xaxis.set_major_locator(FixedLocator(TICKS))
+        ax.xaxis.set_major_locator(FixedLocator(_ticks(*ax.get_xlim())))
         ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"× {v:g}"))
         ax.minorticks_off()
         ax.tick_params("x", labelsize=7)

@@ -107,11 +107,14 @@ def _panels(columns: int, rows: int = 1, width: float = 8.8, height: float = 3.2
 
 
 def _thousands(axis: Any) -> None:
-    axis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.0f}" if v == round(v) else f"{v:,.4g}"))
+    def write(v: float, _: int) -> str:
+        return (f"{v:,.0f}" if v == round(v) else f"{v:,.4g}").replace("-", "\u2212")
+
+    axis.set_major_formatter(FuncFormatter(write))
 
 
 def _shares(axis: Any) -> None:
-    axis.set_major_formatter(FuncFormatter(lambda v, _: f"{100 * v:.3g} %"))
+    axis.set_major_formatter(FuncFormatter(lambda v, _: f"{100 * v:.3g} %".replace("-", "\u2212")))
 
 
 def _money(value: float) -> str:
@@ -143,6 +146,7 @@ def equity_density(equity: Equity, ax: Any = None) -> Any:
     ax.set_yticks([])
     ax.spines["left"].set_visible(False)
     _thousands(ax.xaxis)
+    ax.xaxis.get_major_locator().set_params(nbins=5)  # seven figures have room
     if len(draws[levels[0]]) < 2:
         value = float(draws[levels[0]][0])
         ax.axvline(value, color=MODEL, lw=2)
@@ -404,7 +408,9 @@ def iso_value(s: Mapping[str, np.ndarray], unit: str, currency: str, ax: Any = N
         ax.plot(
             recency, ridge, color=INK, lw=1.0, ls=(0, (1, 1.6)), label="most valuable frequency at a recency"
         )
-        ax.legend(loc="upper left")
+        ax.legend(
+            loc="upper left", frameon=True, facecolor="white", edgecolor="none", framealpha=1, borderpad=0.2
+        )
     ax.set_xlim(0, float(s["age"]))
     ax.set_ylim(s["frequency"][0], s["frequency"][-1])
     ax.set_xlabel(f"Recency: first to last purchase ({unit}s), age {float(s['age']):,.0f} {unit}s")

@@ -204,16 +204,15 @@ def sentences(table: Mapping[str, Any]) -> list[str]:
     block = table["future"]
     if block is None:
         return []
-    levels = list(table["levels"])
-    base, last = levels[0], levels[-1]
+    last = list(table["levels"])[-1]
     if block["forecast"] == "none":
         return ["No customer still to be won is counted: the future equity is 0 by assumption."]
     costs = "after the cost of winning them" if block["cost_known"] else "before the cost of winning them"
     first = (
         f"Customers still to be won over the next {{future.horizon.text}} add "
-        f"{{currency}}{SPACE}{{future.net.{base}.mean}} {costs}"
+        f"{{currency}}{SPACE}{{future.net.{last}.mean}} {costs}"
         + _ninety(block["net"][last], f"future.net.{last}")
-        + f", stated apart from the existing ones: {{future.customers.{base}.mean}} are expected, each worth "
+        + f", stated apart from the existing ones: {{future.customers.{last}.mean}} are expected, each worth "
         f"{{currency}}{SPACE}{{future.value.mean}} at the first order"
         + (f" and costing {{currency}}{SPACE}{{future.cac.mean}}." if block["cost_known"] else ".")
     )
@@ -223,7 +222,7 @@ def sentences(table: Mapping[str, Any]) -> list[str]:
         "it.",
         "plan": "That number is a given plan, not a finding of this analysis.",
     }[block["forecast"]]
-    second = f"Both together come to {{currency}}{SPACE}{{future.together.{base}.mean}}"
+    second = f"Both together come to {{currency}}{SPACE}{{future.together.{last}.mean}}"
     second += _ninety(block["together"][last], f"future.together.{last}")
     return [first, f"{how} {second}."]
 

@@ -139,22 +139,30 @@ def page(table: Mapping[str, Any], figure: str) -> str:
     said = "".join(f"<li>{html.escape(text)}</li>" for text in table["sentences"])
     measures = list(dict.fromkeys(row["measure"] for row in table["table"]))
     shown = "".join(
-        f"<h2>{SHOWN[measure].capitalize()}</h2>{_html(*printed(table, measure))}" for measure in measures
+        f"<section>\n<h2>{SHOWN[measure].capitalize()}</h2>\n{_html(*printed(table, measure))}\n</section>\n"
+        for measure in measures
     )
-    title = f"Variants on rolling origins: {html.escape(table['name'])}"
+    name, title = html.escape(table["name"]), "Variants on rolling origins"
     return (
-        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{title}</title>\n'
-        f"<style>\n{css}\n</style>\n</head>\n<body>\n<main>\n<h1>{title}</h1>\n<ul>{said}</ul>\n"
-        f"<p>Level {table['level']}; bias, CRPS and coverage of 90 % intervals by horizon. "
-        "Bias: what came over what was expected, less 1. CRPS over mean truth; "
-        "* is the lowest, ! is worse than it by more than two standard errors. 90 %: share of origins whose "
-        "truth lay inside. stacked and chosen learn from what was known at each origin.</p>\n"
-        f"{shown}\n<figure>{figure}</figure>\n</main>\n</body>\n</html>\n"
+        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{title}: {name}</title>\n'
+        f"<style>\n{css}\n</style>\n</head>\n<body>\n<main>\n"
+        f'<header>\n<p class="eyebrow">{name}</p>\n<h1>{title}</h1>\n'
+        f'<p class="lede">Forecasts at level {table["level"]}, by how far ahead they reach</p>\n</header>\n'
+        f"<ul>{said}</ul>\n"
+        '<p class="note">Bias: what came over what was expected, less 1. CRPS: over what came, less is '
+        "better; * is the lowest, ! is worse than it by more than two standard errors. Coverage: share of "
+        "origins whose truth lay inside the 90 % interval. stacked and chosen learn from what was known at "
+        "each origin.</p>\n"
+        f'{shown}<section>\n<figure class="wide">{figure}<figcaption>Purchases at level {table["level"]}, by '
+        "variant and horizon.</figcaption></figure>\n</section>\n</main>\n</body>\n</html>\n"
     )
 
 
 def _html(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    head = "".join(f"<th>{html.escape(cell)}</th>" for cell in header)
+    first, *horizons = map(html.escape, header)
+    head = f"<th>{first}</th>" + "".join(
+        f'<th class="num">{cell}<br><small>bias, CRPS, coverage</small></th>' for cell in horizons
+    )
     body = "".join(
         f'<tr><th scope="row">{html.escape(name)}</th>'
         + "".join(f'<td class="num">{html.escape(cell)}</td>' for cell in cells)
@@ -166,26 +174,36 @@ def _html(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 
 def figure(table: Mapping[str, Any]) -> Any:
     """Bias and CRPS of purchases by horizon, one mark for each variant."""
-    import matplotlib.pyplot as plt
+    from clvmodels.report import figures as f
 
-    from clvmodels.report.figures import INK
+    return f._styled(_figure)(table)
+
+
+def _figure(table: Mapping[str, Any]) -> Any:
+    from clvmodels.report import figures as f
 
     rows = [row for row in table["table"] if row["level"] == table["level"] and row["measure"] == "orders"]
     horizons = list(dict.fromkeys(row["horizon"] for row in rows))
     names = [*table["variants"], STACKED, CHOSEN]
-    drawn, axes = plt.subplots(1, 2, figsize=(8.6, 0.5 + 0.3 * len(names)), sharey=True, layout="constrained")
-    marks = "osD^v"
-    for ax, key, title in zip(axes, ("bias", "relative_crps"), ("bias", "CRPS over what came"), strict=True):
+    drawn, axes = f._panels(2, height=1.3 + 0.3 * len(names), sharey=True)
+    shades, shift = (f.MODEL, f.INK, f.PALE, f.GREY), 0.5 / max(1, len(horizons))
+    titles = ("Bias: what came over what was expected, less 1", "CRPS over what came: less is better")
+    for ax, key, title in zip(axes, ("bias", "relative_crps"), titles, strict=True):
         for k, horizon in enumerate(horizons):
             found = {row["variant"]: row[key] for row in rows if row["horizon"] == horizon}
-            values = [np.nan if found[name] is None else 100 * found[name] for name in names]
-            shade = plt.colormaps["viridis"](k / max(3, len(horizons)))
-            ax.plot(values, np.arange(len(names)), marks[k % len(marks)], ms=4.5, color=shade, label=horizon)
-        ax.axvline(0, color=INK, lw=0.5)
-        ax.set_xlabel(f"{title}, %", fontsize=8)
-        ax.tick_params(labelsize=8)
-        ax.grid(axis="y", lw=0.3)
-    axes[0].set_yticks(np.arange(len(names)), names, fontsize=8)
-    axes[0].invert_yaxis()
-    axes[1].legend(fontsize=7, frameon=False)
+            values = [np.nan if found[name] is None else found[name] for name in names]
+            places = np.arange(len(names)) + shift * (k - (len(horizons) - 1) / 2)
+            ax.plot(
+                values, places, "osD^v"[k % 5], ms=5, color=shades[k % 4], mec=f.INK, mew=0.6, label=horizon
+            )
+        ax.axvline(0, color=f.GREY, lw=0.8)
+        ax.set_title(title)
+        ax.set_xlabel(f"Purchases, level {table['level']}")
+        ax.tick_params("y", length=0)
+        ax.grid(axis="y", color="#eceff2", lw=0.6)
+        f._shares(ax.xaxis)
+    axes[0].set_yticks(range(len(names)), [f._short(name) for name in names])
+    axes[0].set_ylim(len(names) - 0.4, -0.6)
+    axes[1].set_xlim(0)
+    drawn.legend(*axes[0].get_legend_handles_labels(), loc="outside upper right", ncols=len(horizons))
     return drawn
