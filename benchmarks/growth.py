@@ -1,22 +1,22 @@
 """Which variant removes the bias of forecasts for a fast-growing firm? ``python -m benchmarks.growth``
 
 A firm is simulated whose customers follow BG/NBD and Gamma-Gamma exactly, on clocks that its growth
-speeds up: acquisitions double every 35 weeks, and everybody's intensity rises by ``TREND`` a year, with
-weather of ``WEATHER`` that lasts a few weeks. The variants of ``VARIANTS`` are compared on rolling
-origins; finished origins are kept in ``--out`` with ``.cache``, so that a run that was stopped goes on.
+speeds up: acquisitions double every 35 weeks, and everybody's intensity rises by a factor of e^0.5 a
+year (``GROWING``), with weather of ``WEATHER`` that lasts a few weeks. The variants of ``VARIANTS`` are
+compared on rolling origins; finished origins are kept in ``--out`` with ``.cache``, so that a run that
+was stopped goes on.
 """
 
 from __future__ import annotations
 
 import argparse
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 WEEKS = 104
-TREND = 0.5
-"""Growth of the intensity's logarithm in a year."""
 WEATHER, PERSISTENCE = 0.15, 0.7
 THETA = {"r": 0.5, "alpha": 6.0, "a": 0.8, "b": 2.4}
 SPEND = {"p": 6.25, "q": 3.74, "gamma": 15.44}
@@ -28,25 +28,53 @@ VARIANTS: list[dict[str, Any]] = [
 ]
 
 
-def intensity(rng: np.random.Generator) -> np.ndarray:
+@dataclass(frozen=True, kw_only=True)
+class Firm:
+    """How a firm's acquisitions and everybody's intensity go.
+
+    Attributes
+    ----------
+    doubling
+        Weeks in which acquisitions double; infinite: as many in every week.
+    trend
+        Growth of the intensity's logarithm in a year.
+    season
+        Amplitude of a yearly wave of the intensity's logarithm.
+    opening
+        Logarithm of the intensity in the first week, on top, which wears off with a half-life of 8 weeks.
+    """
+
+    doubling: float = 35.0
+    trend: float = 0.0
+    season: float = 0.0
+    opening: float = 0.0
+
+
+GROWING = Firm(trend=0.5)
+
+
+def intensity(rng: np.random.Generator, firm: Firm = GROWING) -> np.ndarray:
     """Of each week, shape (week,)."""
     weather = np.zeros(WEEKS)
     for t in range(1, WEEKS):
         weather[t] = PERSISTENCE * weather[t - 1] + WEATHER * np.sqrt(1 - PERSISTENCE**2) * rng.normal()
-    return np.exp(TREND * np.arange(WEEKS) / 52 + weather)
+    week = np.arange(WEEKS)
+    wave = firm.season * np.sin(2 * np.pi * week / 52) + firm.opening * 0.5 ** (week / 8)
+    return np.exp(firm.trend * week / 52 + wave + weather)
 
 
-def world(customers: int, seed: int) -> Any:
+def world(customers: int, seed: int, firm: Firm = GROWING) -> Any:
     """The log: a pandas DataFrame of ``customer``, ``day`` and ``amount``."""
     import pandas as pd
 
     from clvmodels.models import registry
 
     rng = np.random.default_rng(seed)
-    run = np.concatenate([[0.0], np.cumsum(np.repeat(intensity(rng), 7))])
+    run = np.concatenate([[0.0], np.cumsum(np.repeat(intensity(rng, firm), 7))])
     last = WEEKS - 1
-    growth = np.log(2) / 35
-    born = 7 * np.log1p(rng.random(customers) * np.expm1(growth * last)) / growth
+    share = rng.random(customers)
+    growth = np.log(2) / firm.doubling
+    born = 7 * (np.log1p(share * np.expm1(growth * last)) / growth if growth else share * last)
     born = np.sort(born.astype(int))
     purchases, spend = registry.purchases("bg_nbd"), registry.spend("gamma_gamma")
     path = purchases.simulate(THETA, (run[-1] - run[born + 1]) / 7, rng)

@@ -81,9 +81,9 @@ def waits() -> np.ndarray:
     return np.random.default_rng(8).gamma(2.0, 0.5, N)
 
 
-def run(family, x, priors=None, settings=None, **options) -> FamilyPosterior:
+def run(family, x, priors=None, settings=None, maximum=True, **options) -> FamilyPosterior:
     model = ModelConfig(family="toy", priors=priors or {}, settings=settings or {})
-    return fit_family(family, rows_of(x), model, FitConfig(**options), 4, SCALE)
+    return fit_family(family, rows_of(x), model, FitConfig(**options), 4, SCALE, maximum=maximum)
 
 
 @pytest.mark.parametrize("sampler", ["importance", "nuts"])
@@ -119,6 +119,14 @@ def test_maximum_may_lie_where_the_prior_is_zero(waits):
     assert posterior.diagnostics["maximum_converged"]
     rate = posterior.flat[:, 0]
     assert 0.1 < rate.min() < rate.max() < 0.5
+
+
+def test_draws_do_not_depend_on_the_search_for_the_maximum(waits):
+    found, left_out = run(GAMMA, waits), run(GAMMA, waits, maximum=False)
+    np.testing.assert_array_equal(found.draws, left_out.draws)
+    assert found.maximum
+    assert not left_out.maximum
+    assert "maximum_converged" not in left_out.diagnostics
 
 
 def test_maximum_at_the_edge_is_reported_as_such():

@@ -78,11 +78,11 @@ class Calendar:
 
 @dataclass(frozen=True, kw_only=True)
 class Intensity:
-    """How fast everybody's clock ran in each week of a window, 1 on average.
+    """How fast everybody's clock ran in each week of a window, 1 on average over its purchases.
 
     Time of a model is S(t) = ∫ s: a purchase rate λ per unit of it is a rate λ s(t) per unit of the
-    calendar. Beyond the window s is 1, its mean, so that what lies ahead is counted, and discounted, in
-    calendar time.
+    calendar. Beyond the window s is 1, its mean over what was bought, so that what lies ahead is counted,
+    and discounted, in calendar time.
 
     Attributes
     ----------
@@ -91,7 +91,7 @@ class Intensity:
     width
         Days in a week.
     value
-        s in the weeks that end with the window, shape (week,), mean 1; what lies before takes the first.
+        s in the weeks that end with the window, shape (week,); what lies before takes the first.
     """
 
     end: int

@@ -351,7 +351,7 @@ class ModelsConfig(Section):
     """Columns whose levels are partially pooled; several are crossed."""
     calendar: Literal["even", "weekly"] = "even"
     """weekly: everybody's clock runs at an intensity that is estimated week by week from the window,
-    1 on average and beyond the data; for ``backtest`` and ``compare --rolling``."""
+    1 on average over its purchases and beyond the data; for ``backtest`` and ``compare --rolling``."""
 
     @model_validator(mode="after")
     def _one_explanation(self) -> ModelsConfig:

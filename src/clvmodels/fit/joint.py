@@ -32,6 +32,8 @@ def fit(
     seed: int,
     progress: Progress | None = None,
     terms: Sequence[Term] = (),
+    *,
+    maximum: bool = True,
 ) -> Posterior:
     """Fit both families; draw d of one meets draw d of the other.
 
@@ -49,6 +51,9 @@ def fit(
     terms
         Covariates and pooled columns, see :mod:`clvmodels.effects`; with any, ``options.draws`` are
         rounded up to a multiple of the chains.
+    maximum
+        Whether the likelihood's maximum is sought too, where there are no terms. No draw depends on it, and
+        where a small log's likelihood has none inside the search is long.
 
     Raises
     ------
@@ -78,7 +83,7 @@ def fit(
             continue
         free = not is_given(family, model)
         rows, scale = (summary.fold(family.statistics, where), measure(summary)) if free else (None, None)
-        parts.append(fit_family(family, rows, model, options, stream, scale, progress))
+        parts.append(fit_family(family, rows, model, options, stream, scale, progress, maximum=maximum))
     return Posterior(
         purchases=parts[0], spend=parts[1], time_unit=summary.time_unit, currency=summary.currency
     )
@@ -92,6 +97,8 @@ def fit_family(
     seed: int | np.random.SeedSequence,
     scale: Scale | None,
     progress: Progress | None = None,
+    *,
+    maximum: bool = True,
 ) -> FamilyPosterior:
     """Fit one family to distinct rows.
 
@@ -103,6 +110,8 @@ def fit_family(
         Its priors, or its parameters.
     scale
         The data's own scale, for default priors and the start; None where the parameters are fixed.
+    maximum
+        Whether the likelihood's maximum is sought too.
 
     Returns
     -------
@@ -123,11 +132,14 @@ def fit_family(
     sampler = "importance" if options.sampler == "auto" else options.sampler
     stage("compiling")(0.0)
     target, mode, evidence = _choose(family, rows, model, scale)
-    maximum, peak = likelihood(target, mode.point, scale)
-    stage("maximum")(1.0)
-    diagnostics: dict[str, Any] = {"maximum_converged": peak.converged, **evidence}
+    diagnostics: dict[str, Any] = {**evidence}
+    highest: dict[str, float] = {}
+    if maximum:
+        highest, peak = likelihood(target, mode.point, scale)
+        diagnostics["maximum_converged"] = peak.converged
+        stage("maximum")(1.0)
     common: dict[str, Any] = {
-        "maximum": maximum,
+        "maximum": highest,
         "diagnostics": diagnostics,
         "priors": {name: dict(spec) for name, spec in target.priors.specs.items()},
         "rows": len(rows.weight),

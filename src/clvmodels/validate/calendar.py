@@ -7,8 +7,9 @@ depend on the days of first and last purchase alone, so that customers fold as b
 
 The intensity of a week is what came in it over what the model expects of these customers at
 intensity one, smoothed as the weeks ask for (:func:`clvmodels.fit.shocks.profile`). Parameters and
-intensity are estimated in turn until neither moves. Its mean over the window is 1, and 1 is what it
-is beyond the data: forecasts are those of an average week.
+intensity are estimated in turn until neither moves. Its mean over the window's expected purchases is
+1, so that the clock leaves their total as it is (``benchmarks/gauge.py`` holds it against the mean over
+weeks), and 1 is what it is beyond the data: forecasts are those of an average purchase's week.
 """
 
 from __future__ import annotations
@@ -79,24 +80,42 @@ def estimate(history: History, end: dt.date, models: ModelsConfig, options: FitC
         intensity = Intensity(end=int(edges[-1]), width=WEEK, value=value)
         summary, position = history.at(end, intensity)
         if mode is None:
-            mode = fit(summary, models.purchases, models.spend, quick, seed)
+            mode = fit(summary, models.purchases, models.spend, quick, seed, maximum=False)
         else:  # spend knows no time
             rows = summary.fold(registry.get(models.purchases.family).statistics)
             part = fit_family(
-                registry.get(models.purchases.family), rows, models.purchases, quick, seed, measure(summary)
-            )
+                registry.get(models.purchases.family), rows, models.purchases, quick, seed, measure(summary),
+                maximum=False,
+            )  # fmt: skip
             mode = replace(mode, purchases=part)
         expected = at_one(summary, mode, history, intensity).mean(axis=0)
         found = shocks.profile(shocks.Ratios.of_counts(history.weekly(position, edges)[0], expected))
         if isinstance(found, str):
             return Found(intensity=None, reason=found, rounds=turn, change=change)
-        new = np.maximum(found / found.mean(), LOWEST)
+        new = np.maximum(found / level(found, expected), LOWEST)
+        new /= level(new, expected)
         change = float(np.abs(np.log(new / value)).max())
-        value = new / new.mean()
+        value = new
         if change < STILL:
             break
     intensity = Intensity(end=int(edges[-1]), width=WEEK, value=value)
     return Found(intensity=intensity, reason=None, rounds=turn, change=change)
+
+
+def level(value: np.ndarray, expected: np.ndarray) -> float:
+    """Which intensity is called one: the mean over the purchases expected at one; both of shape (week,)."""
+    return float(np.average(value, weights=expected))
+
+
+def assumptions(summary: Summary, horizon: float) -> Assumptions:
+    """Purchases are counted, not valued."""
+    return Assumptions(
+        margin=np.ones(len(summary)),
+        margin_source="",
+        annual_discount_rate=0.0,
+        units_per_year=1.0,
+        horizon=horizon,
+    )
 
 
 def at_one(summary: Summary, posterior: Posterior, history: History, intensity: Intensity) -> np.ndarray:
@@ -111,13 +130,7 @@ def at_one(summary: Summary, posterior: Posterior, history: History, intensity: 
     -------
     Shape (draw, week).
     """
-    plain = Assumptions(
-        margin=np.ones(len(summary)),
-        margin_source="",
-        annual_discount_rate=0.0,
-        units_per_year=1.0,
-        horizon=1.0,
-    )
+    plain = assumptions(summary, 1.0)
     back = intensity.end - intensity.clock(intensity.edges)[::-1]
     orders, _ = in_window(Valuation(summary, posterior, plain, 0), history.per_unit, back)
     return orders[:, ::-1] / intensity.value

@@ -145,6 +145,7 @@ def trial(design: Design, options: FitConfig, rng: np.random.Generator, lines: L
         design.model(spend),
         options,
         int(rng.integers(2**31)),
+        maximum=False,
     )
     converged = _trusted(draws)
     draws, exact = draws.thinned(min(DRAWS, len(draws))), _point(design, truth)
