@@ -89,7 +89,7 @@ def main() -> None:
         for seed in range(asked.first, asked.first + asked.seeds):
             table = world(asked.customers, seed, firm)
             columns = {"customer": "customer", "date": "day", "amount": "amount"}
-            past = history.read(DataConfig(columns=columns), transactions=table)
+            past = history.read(DataConfig.model_validate({"columns": columns}), transactions=table)
             for seen in SEEN:
                 end = (FIRST + np.timedelta64(7 * seen - 1, "D")).astype("datetime64[D]").item()
                 position = past.at(end)[1]
