@@ -215,6 +215,77 @@ def chains(watch: Watch, families: tuple[str, ...], draws: int = 2000) -> dict[s
     return found
 
 
+def unfolded(
+    watch: Watch, customers: int, samplers: tuple[str, ...], family: str = "bg_nbd", draws: int = 1000
+) -> dict[str, Any]:
+    """Two continuous covariates on every driver: no two customers alike, a likelihood of as many rows.
+
+    Draws are in two chains. ``cpu`` and ``wall``: seconds of the whole fit, compiling and maximum included.
+    """
+    import dataclasses
+    import time
+
+    import numpy as np
+
+    from clvmodels.artifacts import Segment
+    from clvmodels.config import CovariatesConfig, FitConfig, ModelConfig, ModelsConfig
+    from clvmodels.data import design
+    from clvmodels.fit import measure
+    from clvmodels.fit.links import fit_linked
+    from clvmodels.models import links, registry
+
+    model, rng = registry.purchases(family), np.random.default_rng(7)
+    drivers, names = tuple(links.driven(model)), ("one", "other")
+    z = np.round(rng.standard_normal((len(names), customers)), 6)
+    z = (z - z.mean(axis=1, keepdims=True)) / z.std(axis=1, keepdims=True)
+    beta = dict(zip(drivers, ((0.3, -0.2), (0.2, 0.3)), strict=True))
+    shifts = {driver: np.array(b) @ z for driver, b in beta.items()}
+    theta = {
+        name: np.broadcast_to(value, customers).copy() if np.ndim(value) else float(value)
+        for name, value in links.native(model, inputs.truth(model), shifts).items()
+    }
+    base = inputs.summary(customers, family)
+    T = base["T"]
+    found = model.simulate(theta, T, rng).statistics(T)
+    features = {
+        name: Segment(codes=np.arange(customers), labels=tuple(map(repr, column.tolist())))
+        for name, column in zip(names, z, strict=True)
+    }
+    summary = dataclasses.replace(base, columns={**base.columns, **found}, features=features)
+    asked: dict[str, Any] = dict.fromkeys(drivers, names)
+    terms = design.terms(ModelsConfig(covariates=CovariatesConfig(**asked)), summary)
+    out: dict[str, Any] = {}
+    for sampler in samplers:
+        options: Any = {"sampler": sampler, "draws": draws, "chains": 2}
+        begin, cpu = time.perf_counter(), time.process_time()
+        with watch(sampler):
+            part = fit_linked(
+                model,
+                summary,
+                None,
+                terms,
+                ModelConfig(family=family),
+                FitConfig(**options),
+                np.random.SeedSequence(1),
+                measure(summary),
+                lambda name: lambda share: None,
+            )
+        gate, effects = part.diagnostics, part.effects
+        assert effects is not None
+        truth = np.array([b for driver in drivers for b in beta[driver]])
+        out[sampler] = {
+            "rows": part.rows,
+            "wall": time.perf_counter() - begin,
+            "cpu": time.process_time() - cpu,
+            "ess": gate["ess"] if "ess" in gate else min(gate["ess_bulk"].values()),
+            "r_hat": max((r for r in gate["r_hat"].values() if r is not None), default=None),
+            "divergences": gate.get("divergences"),
+            "k_hat": gate.get("k_hat"),
+            "largest_z": float(np.abs((effects.flat.mean(axis=0) - truth) / effects.flat.std(axis=0)).max()),
+        }
+    return out
+
+
 def coverage(
     watch: Watch, customers: int, repeats: int, family: str = "bg_nbd", draws: int = 1000
 ) -> dict[str, Any]:

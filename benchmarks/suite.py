@@ -38,6 +38,8 @@ class Size:
         Customers and repeats; None: not measured.
     on_cdnow
         Whether value is measured on CDNOW too, and how far every number agrees with the peer's.
+    unfolded
+        Customers with continuous covariates, of whom no two are alike; None: not measured.
     minutes
         What is not begun by then is left out; running the set again with ``--resume`` goes on there.
     limit, memory_gb
@@ -58,6 +60,7 @@ class Size:
     fold: tuple[int, ...]
     coverage: tuple[int, int] | None
     on_cdnow: bool
+    unfolded: int | None
     limit: float
     memory_gb: float
 
@@ -78,6 +81,7 @@ SIZES = {
         fold=(1_000_000,),
         coverage=None,
         on_cdnow=False,
+        unfolded=None,
         limit=180.0,
         memory_gb=8.0,
     ),
@@ -96,6 +100,7 @@ SIZES = {
         fold=(1_000_000, 10_000_000, 100_000_000),
         coverage=(10_000, 10),
         on_cdnow=True,
+        unfolded=100_000,
         limit=130.0,
         memory_gb=16.0,
     ),
@@ -416,6 +421,54 @@ class Suite:
             )
         ]
 
+    def effects(self) -> list[Table]:
+        """Continuous covariates, with which nothing folds."""
+        n = self.size.unfolded
+        if n is None:
+            return []
+        samplers = ("nuts", "importance")
+        (found,) = self.bench.measure(
+            work(
+                "benchmarks.ours:unfolded",
+                needs=[self.customers(n), self.customers(SMALL)],
+                warm={"customers": SMALL, "draws": 100},
+                limit=3600,
+                customers=n,
+                samplers=samplers,
+            )
+        )
+        rows = []
+        for name in samplers:
+            one = found.values[name] if found.ok else None
+            if one is None:
+                rows.append((name, took(found), *["–"] * 6))
+                continue
+            certificate = (
+                f"R-hat {one['r_hat']:.3f}, {one['divergences']} divergences"
+                if one["k_hat"] is None
+                else f"k-hat {one['k_hat']:.2f}"
+            )
+            rows.append((
+                name,
+                f"{one['rows']:,}",
+                seconds(one["wall"]),
+                seconds(one["cpu"]),
+                f"{one['ess']:,.0f}",
+                certificate,
+                f"{one['largest_z']:.1f}",
+                memory(found),
+            ))  # fmt: skip
+        return [
+            Table(
+                f"Two continuous covariates on rate and dropout of {n:,} customers, BG/NBD",
+                "1,000 draws (NUTS: two chains, 300 steps of warm-up each); the whole fit, compiling and "
+                "maximum included. ESS: the smallest of a parameter or coefficient (bulk). z: the largest "
+                "distance of a coefficient that was put in from the posterior mean, in posterior sd.",
+                ("sampler", "rows", "time", "CPU time", "ESS", "certificate", "largest z", "peak"),
+                rows,
+            )
+        ]
+
     def folding(self) -> list[Table]:
         """A parquet log into the summary and its distinct rows."""
         rows = []
@@ -491,6 +544,7 @@ class Suite:
             "values": self.many_values,
             "posterior": self.posteriors,
             "chains": self.chains,
+            "effects": self.effects,
             "fold": self.folding,
             "same-value": self.same_value,
             "fits": self.fits,

@@ -210,7 +210,7 @@ def test_late_measurements_warn():
             "effects on dropout are asked for, of which nbd knows nothing",
         ),
         (
-            {"purchases": {"family": "pareto_nbd_lognormal"}, "covariates": {"purchase": ["age"]}},
+            {"purchases": {"family": "bg_bb"}, "covariates": {"purchase": ["age"]}},
             "one set of parameters for all customers; bg_cnbd_k, bg_nbd",
         ),
         ({"spend": {"family": "gamma_gamma", "fixed": SPEND}, "covariates": {"spend": ["age"]}}, "given"),

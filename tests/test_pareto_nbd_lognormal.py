@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import holdout
 import numpy as np
@@ -12,8 +13,12 @@ import pytest
 from builders import make_summary
 from conftest import REFERENCE
 
-from clvmodels.config import FitConfig, ModelConfig
+from clvmodels.config import CovariatesConfig, FitConfig, ModelConfig, ModelsConfig
+from clvmodels.data import design as data_design
 from clvmodels.fit import fit_family, measure
+from clvmodels.fit.links import Design, LinkedTarget
+from clvmodels.fit.priors import resolve
+from clvmodels.models.pareto_nbd_lognormal import averaged
 from clvmodels.models.registry import purchases
 
 ABE = purchases("pareto_nbd_lognormal")
@@ -84,11 +89,66 @@ def averages(theta, row, *functions):
 @pytest.mark.parametrize("theta", POINTS, ids=str)
 def test_density_and_p_alive_by_another_rule(theta):
     """The grids' steps leave relative errors of 1e-8; each row alone has the coarsest grid it can have."""
-    for row in ROWS:
+    own = of_rows(theta, ROWS)
+    for row, one in zip(ROWS, own, strict=True):
         found = oracles.density(ABE, {})(theta, columns(row))[0]
         exact, (chance,) = averages(theta, row, lambda lam, mu, stays: stays)
         assert found == pytest.approx(exact, abs=1e-8), row
+        assert one == pytest.approx(exact, abs=2e-10), (row, "by a grid of its own")
         assert ABE.p_alive(theta, row) == pytest.approx(chance, rel=1e-7), row
+
+
+def of_rows(theta, rows):
+    """The likelihood of rows that have parameters of their own, here all the same."""
+    point = {name: np.full(len(rows), value) for name, value in zip(ABE.parameter_names, theta, strict=True)}
+    return ABE.log_likelihood(point, columns(rows)).eval(mode="FAST_COMPILE")
+
+
+def test_rates_that_vary_far_less_than_the_other():
+    """Both grids' steps then differ a thousandfold, which takes another way through the code."""
+    theta, rows = np.array([0.03, 1.0, 0.02, 1e-3, 0.4]), ROWS[[2, 4, 7]]
+    for row, found in zip(rows, of_rows(theta, rows), strict=True):
+        assert found == pytest.approx(averages(theta, row)[0], abs=2e-10), row
+
+
+@pytest.mark.parametrize("theta", POINTS[:3], ids=str)
+def test_slopes_of_a_row_are_those_of_its_likelihood(theta):
+    """Five-point differences with steps of 1e-3: truncated at 1e-12, rounded at 1e-10 of the derivative."""
+    lambda_median, s1, mu_median, s2, coupling = theta
+    rest = s2 / math.sqrt(1 + coupling**2)
+    point = np.array([math.log(lambda_median), s1, math.log(mu_median), coupling * rest / s1, rest])
+    for row in ROWS:
+        slopes = averaged(*point, *row)[1:]
+        for step, found in zip(1e-3 * np.eye(5), slopes, strict=True):
+            values = [averaged(*(point + k * step), *row)[0] for k in (-2, -1, 1, 2)]
+            slope = np.dot([1, -8, 8, -1], values) / 12e-3
+            assert found == pytest.approx(slope, rel=1e-8, abs=1e-8), row
+
+
+def test_effects_of_zero_leave_the_model_as_it_is():
+    """Value and gradient, whose grids differ: 300 rows within 1e-9 each, gradients within 1e-7."""
+    rng = np.random.default_rng(5)
+    T = rng.choice([20.0, 40.0], 300)
+    stats = ABE.simulate(ABE.typical[0], T, rng).statistics(T)
+    people = make_summary({name: np.ceil(10 * column) / 10 for name, column in stats.items()})
+    people = replace(people, features=make_summary(stats, {"channel": T > 30}).segments)
+    models = ModelsConfig(covariates=CovariatesConfig(purchase=("channel",), dropout=("channel",)))
+    design = Design.of(data_design.terms(models, people), people)
+    priors = resolve(ABE, ModelConfig(family=ABE.name), measure(people), {})
+    linked = LinkedTarget.of(ABE, design.fold(people, ABE.statistics, None), priors, design)
+    theta = ABE.vector(ABE.typical[0])
+    logarithm = np.arange(5) < 4  # coupling is real
+    point = np.where(logarithm, np.log(np.abs(theta)), theta)
+    value, gradient, quantities = linked(np.r_[point, 0, 0], 0.0, 0.0)
+    rows = people.fold(ABE.statistics)
+    of_all, stats = oracles.density(ABE, {}), columns(rows.stats)
+    assert value == pytest.approx(rows.weight @ of_all(theta, stats), abs=300 * 1e-9)
+    slope = of_all.gradient(theta, stats, rows.weight) * np.where(logarithm, theta, 1.0)
+    np.testing.assert_allclose(gradient[:5], slope, atol=300 * 1e-7)
+    np.testing.assert_allclose(quantities[:5], theta, rtol=1e-13)
+    # Of a level's shift, the gradient by differences in the customers that have it.
+    moved = [linked(np.r_[point, step, 0], 0.0, 0.0)[0] for step in (-1e-4, 1e-4)]
+    assert (moved[1] - moved[0]) / 2e-4 == pytest.approx(gradient[5], rel=1e-5, abs=1e-4)
 
 
 @pytest.mark.parametrize("theta", POINTS, ids=str)

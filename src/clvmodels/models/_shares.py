@@ -1,4 +1,4 @@
-"""``beta_share`` and ``beta_staying`` as operations of PyTensor.
+"""Compiled functions of numbers, with their derivatives, as operations of PyTensor.
 
 Numba compiles them, as the families' other scalars. PyTensor keeps compiled code on disk under a key of
 the operation, which here holds the source of the functions too.
@@ -6,6 +6,7 @@ the operation, which here holds the source of the functions too.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
@@ -19,81 +20,58 @@ from pytensor.tensor.elemwise import Elemwise
 from clvmodels.numerics import special
 
 
-class BetaShare(ScalarOp):
-    """``E[v(1-p)/(p + v(1-p))]``, p ~ Beta(a, b), and its derivatives by a, b and v."""
+class WithSlopes(ScalarOp):
+    """A function that gives its value, then its derivatives by its first arguments; the others are data."""
 
-    nin = 3
-    nout = 4
+    scalar: Any
     costly = True
     """Worth computing once for each distinct pair of what two columns hold."""
 
-    def impl(self, a: float, b: float, v: float) -> tuple[float, ...]:
-        return tuple(special.beta_share(float(a), float(b), float(v)))
+    def impl(self, *values: float) -> tuple[float, ...]:
+        return tuple(self.scalar(*map(float, values)))
 
     def pullback(self, inputs: Any, outputs: Any, cotangents: Any) -> list[Any]:
-        return [cotangents[0] * slope for slope in outputs[1:]]
+        slopes = [cotangents[0] * slope for slope in outputs[1:]]
+        return [*slopes, *(data.zeros_like(dtype="float64") for data in inputs[len(slopes) :])]
 
 
-class BetaStaying(ScalarOp):
-    """``log E[(1-p)^n]``, p ~ Beta(a, b), and its derivatives by a and b; n is data and has none."""
+@register_scalar_funcify(WithSlopes)
+def _compiled(op: WithSlopes, node: Any, **kwargs: Any) -> Any:
+    scalar = op.scalar
 
-    nin = 3
-    nout = 3
-    costly = True
+    @numba_njit
+    def with_slopes(*values):
+        return scalar(*values)
 
-    def impl(self, a: float, b: float, n: float) -> tuple[float, ...]:
-        return tuple(special.beta_staying(float(a), float(b), float(n)))
-
-    def pullback(self, inputs: Any, outputs: Any, cotangents: Any) -> list[Any]:
-        return [*(cotangents[0] * slope for slope in outputs[1:]), inputs[2].zeros_like(dtype="float64")]
+    return with_slopes, scalar_op_cache_key(op, source=_source(scalar.py_func.__code__.co_filename))
 
 
 @cache
-def _source() -> str:
-    return sha256(Path(special.__file__).read_bytes()).hexdigest()
+def _source(file: str) -> str:
+    return sha256(Path(special.__file__).read_bytes() + Path(file).read_bytes()).hexdigest()
 
 
-@register_scalar_funcify(BetaShare)
-def _compiled(op: BetaShare, node: Any, **kwargs: Any) -> Any:
-    scalar = special.beta_share
+@cache
+def operation(scalar: Any) -> Callable[..., Any]:
+    """The value of a compiled function, elementwise, for graphs.
 
-    @numba_njit
-    def share(a, b, v):
-        return scalar(float(a), float(b), float(v))
-
-    return share, scalar_op_cache_key(op, source=_source())
-
-
-@register_scalar_funcify(BetaStaying)
-def _compiled_staying(op: BetaStaying, node: Any, **kwargs: Any) -> Any:
-    scalar = special.beta_staying
-
-    @numba_njit
-    def staying(a, b, n):
-        return scalar(float(a), float(b), float(n))
-
-    return staying, scalar_op_cache_key(op, source=_source())
-
-
-def _three(*types: Any) -> tuple[Any, ...]:
-    return (float64,) * 3
-
-
-def _four(*types: Any) -> tuple[Any, ...]:
-    return (float64,) * 4
-
-
-_op = Elemwise(BetaShare(_four, name="beta_share"))
+    Parameters
+    ----------
+    scalar
+        Of one signature: numbers to a tuple of the value and its derivatives by the first arguments.
+    """
+    ((result, inputs),) = ((one.return_type, one.args) for one in scalar.nopython_signatures)
+    members = {"nin": len(inputs), "nout": len(result), "scalar": staticmethod(scalar)}
+    kind = type(scalar.py_func.__name__, (WithSlopes,), members)
+    op = Elemwise(kind(lambda *types: (float64,) * len(result), name=scalar.py_func.__name__))
+    return lambda *values: op(*values)[0]
 
 
 def beta_share(a: Any, b: Any, v: Any) -> Any:
     """``E[v(1-p)/(p + v(1-p))]``, p ~ Beta(a, b)."""
-    return _op(a, b, v)[0]
-
-
-_staying = Elemwise(BetaStaying(_three, name="beta_staying"))
+    return operation(special.beta_share)(a, b, v)
 
 
 def beta_staying(a: Any, b: Any, n: Any) -> Any:
-    """``log E[(1-p)^n]``, p ~ Beta(a, b), n whole."""
-    return _staying(a, b, n)[0]
+    """``log E[(1-p)^n]``, p ~ Beta(a, b), n whole: data."""
+    return operation(special.beta_staying)(a, b, n)

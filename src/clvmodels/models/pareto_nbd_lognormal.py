@@ -41,7 +41,10 @@ DROP = 45.0  # a grid ends where the integrand is exp(-DROP) of its height
 
 
 def log_likelihood(theta, stats):
-    """Log of the average of L: of both its terms, by distinct pairs (x, T) and (x, t_x)."""
+    """Log of the average of L: of both its terms, by distinct pairs (x, T) and (x, t_x).
+
+    One grid serves all rows. Rows with parameters of their own have grids of their own (:func:`averaged`).
+    """
     import pytensor.tensor as pt
     from pytensor.gradient import disconnected_grad
 
@@ -51,6 +54,10 @@ def log_likelihood(theta, stats):
     m1, m2 = pt.log(lambda_median), pt.log(mu_median)
     rest = s2 / pt.sqrt(1 + coupling**2)
     slope = coupling * rest / s1
+    if any(parameter.ndim for parameter in (m1, s1, m2, s2, coupling)):
+        from clvmodels.models._shares import operation
+
+        return operation(averaged)(m1, s1, m2, slope, rest, x, t_x, T)
 
     # The nodes follow θ, and the average does not depend on where they are.
     log_T = pt.log(pt.maximum(T, 1e-300))
@@ -158,16 +165,142 @@ def _purchases(population, x, t):
     return nodes, weight, top + math.log(h), z
 
 
+@numba.njit(float64(_draw, float64, float64), cache=True)
+def _leaves(population, mode, t):
+    """How far below the mean of log μ given λ its normal times e^(-μt) is highest: μt σ², as _lambert."""
+    m1, _, m2, _, slope, rest = population
+    u = math.log1p(rest**2 * t * _exp(m2 + slope * (mode - m1)))
+    return u * (1.0 - math.log1p(u) / (2.0 + u))
+
+
 @numba.njit(types.Tuple((_vector, float64))(_draw, _vector, float64, float64), cache=True)
 def _dropout(population, nodes, mode, t):
     """Nodes of log μ that serve all nodes of log λ, and their step; ``mode`` is that of log λ."""
     m1, _, m2, _, slope, rest = population
     ends = slope * (nodes[0] - m1), slope * (nodes[-1] - m1)
-    u = math.log1p(rest**2 * t * _exp(m2 + slope * (mode - m1)))
-    leaves = u * (1.0 - math.log1p(u) / (2.0 + u))  # as in _lambert
+    leaves = _leaves(population, mode, t)
     h = min(STEP, SHARE * rest / math.sqrt(1.0 + leaves))
     low, high = m2 + min(ends) - REACH * rest, m2 + max(ends) + REACH * rest
     return low + h * np.arange(math.ceil((high - low) / h) + 1), h
+
+
+@numba.njit(types.UniTuple(float64, 4)(_draw, float64, float64), cache=True)
+def _window(population, x, t):
+    """Both ends of the nodes of log λ, their step, and how far e^(-μt) pulls log μ down."""
+    nodes, _, _, mode = _purchases(population, x, t)
+    return nodes[0], nodes[-1], nodes[1] - nodes[0], _leaves(population, mode, t)
+
+
+@numba.njit(
+    types.UniTuple(float64, 6)(*(float64,) * 8), cache=True, fastmath={"reassoc", "contract", "nsz", "arcp"}
+)
+def averaged(m1, s1, m2, slope, rest, x, t_x, T):
+    """Log of the average of L for one customer, and its derivatives by the first five.
+
+    Nodes of log λ and log μ are multiples of one step, so that λ/(λ+μ) is a table over their difference,
+    and e^-μT one over μ. Both terms of L share the nodes. The derivatives are those of the normal
+    density, averaged with L: moments of the standardised rates given the data. The value is within 1e-11
+    of another rule (55 pairs of θ and a customer); both take 12 to 26 µs.
+    """
+    population = m1, s1, m2, math.sqrt(rest**2 + (slope * s1) ** 2), slope, rest
+    low1, high1, h1, leaves = _window(population, x, T)
+    low, high, h, other = _window(population, x, t_x)
+    low1, high1, h1, leaves = min(low1, low), max(high1, high), min(h1, h), max(leaves, other)
+    h2 = min(STEP, SHARE * rest / math.sqrt(1.0 + leaves))
+    # One step is a multiple of the other: h1 = many1 h, h2 = many2 h.
+    many1, many2 = max(1, int(h1 / h2)), max(1, int(h2 / h1))
+    h = min(h1, h2)
+    h1, h2 = many1 * h, many2 * h
+    step = h2 / rest
+    n1 = int((high1 - low1) / h1) + 2
+    below, above = math.ceil((REACH + leaves / rest) / step), math.ceil(REACH / step)
+    width = below + above + 1
+    ends = slope * (low1 - m1), slope * (low1 + h1 * (n1 - 1) - m1)
+    low2 = m2 + min(ends) - (below + 1) * h2
+    n2 = int((max(ends) - min(ends)) / h2) + width + 3
+
+    stays, waits = np.empty(n2), np.empty(n2)  # e^(-μT) and e^(-μt_x), over their first
+    least = _exp(low2)
+    for j in range(n2):
+        more = _exp(low2 + h2 * j) - least
+        stays[j], waits[j] = math.exp(-more * T), math.exp(-more * t_x)
+    # μ/(λ+μ), by the remainder of k many1 over many2, and j less the quotient.
+    last = (n1 - 1) * many1 // many2
+    tabled = many2 * (n2 + last) < n1 * width  # not where one rate varies far less than the other
+    leave = np.empty((many2, n2 + last) if tabled else (1, width))
+    if tabled:
+        for r in range(many2):
+            for j in range(n2 + last):
+                leave[r, j] = 1.0 / (1.0 + _exp(low1 - low2 + h * (r - many2 * (j - last))))
+    bell, place = np.empty(width), np.empty(width)
+    for u in range(width):
+        place[u] = u - below
+        bell[u] = math.exp(-((place[u] * step) ** 2) / 2.0)
+    height = np.empty(n1)
+    for k in range(n1):
+        z = low1 + h1 * k
+        height[k] = x * z - t_x * _exp(z) - ((z - m1) / s1) ** 2 / 2.0
+    top = height.max()
+
+    weight = np.empty(width)
+    total, e1, e2, e11, e12, e22 = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
+    for k in range(n1):
+        z = low1 + h1 * k
+        left = math.exp(height[k] - top)
+        if left < 1e-25:
+            continue
+        centre = (m2 + slope * (z - m1) - low2) / h2
+        middle = round(centre)
+        off = (middle - centre) * step
+        # exp(-(off + u step)²/2): a power, times a table.
+        up = math.exp(-off * step)
+        down = 1.0 / up
+        power = 1.0
+        for u in range(below, width):
+            weight[u] = power * bell[u]
+            power *= up
+        power = down
+        for u in range(below - 1, -1, -1):
+            weight[u] = power * bell[u]
+            power *= down
+        left *= math.exp(-(off**2) / 2.0)
+        stayed = left * math.exp(-(T - t_x) * (_exp(z) + least))
+        a = many1 * k
+        start = middle - below
+        if tabled:
+            row = leave[a % many2, last - a // many2 + start :]
+        else:
+            row = leave[0]
+            for u in range(width):
+                row[u] = 1.0 / (1.0 + _exp(z - low2 - h2 * (start + u)))
+        stay, wait = stays[start:], waits[start:]
+        part, part1, part2 = 0.0, 0.0, 0.0
+        for u in range(width):
+            v = weight[u] * (stayed * stay[u] * (1.0 - row[u]) + left * wait[u] * row[u])
+            part += v
+            v *= place[u]
+            part1 += v
+            part2 += v * place[u]
+        one = (z - m1) / s1
+        first = off * part + step * part1
+        total += part
+        e1 += one * part
+        e11 += one * one * part
+        e2 += first
+        e12 += one * first
+        e22 += off * off * part + step * (2.0 * off * part1 + step * part2)
+    if not total > 0.0:
+        return -np.inf, np.nan, np.nan, np.nan, np.nan, np.nan
+    value = top - least * t_x + math.log(total) + math.log(h1 / s1 * step / (2.0 * math.pi))
+    e1, e2, e11, e12, e22 = e1 / total, e2 / total, e11 / total, e12 / total, e22 / total
+    return (
+        value,
+        e1 / s1 - slope / rest * e2,
+        (e11 - 1.0) / s1,
+        e2 / rest,
+        s1 / rest * e12,
+        (e22 - 1.0) / rest,
+    )
 
 
 @numba.njit(types.UniTuple(float64, 3)(_draw, float64, float64), cache=True)
@@ -480,7 +613,6 @@ FAMILY = PurchaseFamily(
     priors=priors,
     statistics=("frequency", "recency", "T"),
     log_likelihood=log_likelihood,
-    per_row=False,
     p_alive=p_alive,
     rate=rate,
     survival=survival,
