@@ -50,7 +50,7 @@ def log_likelihood(theta, stats):
 
     names = ("lambda_median", "sigma_lambda", "mu_median", "sigma_mu", "coupling")
     lambda_median, s1, mu_median, s2, coupling = (pt.as_tensor(theta[name]) for name in names)
-    x, t_x, T = stats["frequency"], stats["recency"], stats["T"]
+    x, t_x, T = (pt.as_tensor(stats[name]) for name in ("frequency", "recency", "T"))
     m1, m2 = pt.log(lambda_median), pt.log(mu_median)
     rest = s2 / pt.sqrt(1 + coupling**2)
     slope = coupling * rest / s1
