@@ -52,7 +52,7 @@ def test_density_is_the_multivariate_normal():
     model = process(20, seen, noise, z)
     points = rng.standard_normal((5, 3))
     expected = []
-    for point, (phi, sigma, tau) in zip(points, shocks._native(points), strict=True):
+    for point, (phi, sigma, tau) in zip(points, shocks.native(points), strict=True):
         covariance = model.covariance(*np.array([[phi], [sigma], [tau]]))[0]
         normal = stats.multivariate_normal(np.full(20, -(sigma**2) / 2), covariance)
         expected.append(normal.logpdf(z) + stats.norm.logpdf(point).sum())
@@ -102,7 +102,7 @@ def test_density_is_that_of_the_state_space_model_in_pymc():
 
     points = np.array([[0.3, -0.2, 0.4], [-1.0, 0.5, 1.2]])
     told = []
-    for values in shocks._native(points):
+    for values in shocks.native(points):
         with model:
             pm.set_data(dict(zip(("phi", "sigma", "tau"), values, strict=True)))
         told.append(integrated())
@@ -112,7 +112,7 @@ def test_density_is_that_of_the_state_space_model_in_pymc():
 
 
 def test_parameters_have_their_priors():
-    found = shocks._native(np.random.default_rng(3).standard_normal((20_000, 3)))
+    found = shocks.native(np.random.default_rng(3).standard_normal((20_000, 3)))
     assert stats.kstest(found[:, 0], "uniform").pvalue > 1e-4
     assert stats.kstest(found[:, 1], stats.halfnorm(scale=shocks.SHOCK).cdf).pvalue > 1e-4
     assert stats.kstest(found[:, 2], stats.halfnorm(scale=shocks.STEP).cdf).pvalue > 1e-4

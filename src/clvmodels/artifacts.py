@@ -63,7 +63,8 @@ class Calendar:
     ``day`` is datetime64[D]; it runs past ``observation_end`` where a holdout exists. Where customers
     still to be won are asked for, ``cohort_amount[k]`` is the amount of the summary's customers on
     ``day[cohort_day[k]]``, first purchases included, whose first was in month ``cohort_month[k]``,
-    counted from January 1970.
+    counted from January 1970. Where a segment column has shocks of its own, ``segment_orders[k]`` are the
+    repeat purchases on ``day[segment_day[k]]`` of its segment with code ``segment_code[k]``.
     """
 
     day: np.ndarray
@@ -74,6 +75,9 @@ class Calendar:
     cohort_month: np.ndarray = field(default_factory=lambda: np.zeros(0))
     cohort_day: np.ndarray = field(default_factory=lambda: np.zeros(0))
     cohort_amount: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    segment_code: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    segment_day: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    segment_orders: np.ndarray = field(default_factory=lambda: np.zeros(0))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -600,6 +600,15 @@ class EventConfig(Section):
         return self
 
 
+class ShocksConfig(Section):
+    """How shocks that move customers together are shared."""
+
+    by: str | None = None
+    """One of data.segments whose segments have a part of their own in the shocks: their equity at level
+    systematic then has its own spread and still adds to the total, which stays the same; default: all
+    customers share one path."""
+
+
 class ReportConfig(Section):
     title: str | None = None
     """Heading of the page; default: Customer equity."""
@@ -630,6 +639,8 @@ class Config(Section):
     events: Annotated[tuple[EventConfig, ...], BeforeValidator(_several)] = ()
     """Known events, past and planned, as regressors of the shocks that all customers share. A backtest takes
     all of them as known at every origin."""
+    shocks: ShocksConfig = ShocksConfig()
+    """How shocks that move customers together are shared."""
     report: ReportConfig = ReportConfig()
     """How the report looks."""
     seed: Annotated[int, Field(ge=0)] = 20260101
@@ -670,6 +681,17 @@ class Config(Section):
         by = self.acquisition.by if self.acquisition else None
         if by is not None and by not in self.data.segments:
             raise ValueError(f"acquisition.by is {by!r}, which data.segments does not list; add it there")
+        if (parted := self.shocks.by) is not None:
+            if parted not in self.data.segments:
+                raise ValueError(f"shocks.by is {parted!r}, which data.segments does not list; add it there")
+            if self.data.kind == "summary":
+                raise ValueError(
+                    "shocks.by needs the weeks of a log, but data.kind is summary: leave shocks.by out"
+                )
+            if self.value.cost is not None:
+                raise ValueError(
+                    "shocks.by is not known to value.cost, which is paid in any weather: leave one out"
+                )
         start, end = self.data.observation_end, self.data.holdout_end
         if start and end and end <= start:
             raise ValueError(f"data.holdout_end {end} is not after data.observation_end {start}")

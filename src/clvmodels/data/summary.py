@@ -43,6 +43,7 @@ def summarise(
     features: tuple[str, ...] = (),
     base: Path = Path("."),
     cohorts: bool = False,
+    daily_by: str | None = None,
 ) -> Summary:
     """Summary of a transaction log, or of a table of summaries, with the ledger of what was read.
 
@@ -62,6 +63,8 @@ def summarise(
         Columns that covariates and pooling need, read as segments are; they may be empty.
     cohorts
         Whether the calendar has amounts by month of the first purchase.
+    daily_by
+        One of ``config.segments`` by which the calendar has repeat purchases as well.
     base
         Folder to which a relative ``config.source`` refers.
 
@@ -83,7 +86,7 @@ def summarise(
     more = tuple(name for name in features if name not in config.segments)
     config = config.model_copy(update={"segments": (*config.segments, *more)})
     with opened(config, transactions, margin_column, base, names) as source:
-        return summary_of(source, config, statistics, more, cohorts)
+        return summary_of(source, config, statistics, more, cohorts, daily_by)
 
 
 def summary_of(
@@ -92,6 +95,7 @@ def summary_of(
     statistics: tuple[Statistic, ...] = (),
     features: tuple[str, ...] = (),
     cohorts: bool = False,
+    daily_by: str | None = None,
 ) -> Summary:
     """:func:`summarise` of a source that is open; ``features`` are the segments that only covariates need."""
     import ibis
@@ -122,6 +126,10 @@ def summary_of(
         facts |= source.fetch(everybody).to_pylist()[0]
     refuse_one(source, facts["customers"])
     amounts = source.fetch(_by_cohort(days, grouped, cleaned.end)) if cohorts else None
+    parted = None
+    if daily_by is not None:
+        column = f"segment_{config.segments.index(daily_by)}"
+        parted = source.fetch(_by_segment(days, grouped, cleaned.end, column))
     source.drop(cleaned.days)
     table = _shaped(grouped, config.time_unit, cleaned.end, statistics, config.clock)
     table = table.filter(table.first_day <= ibis.date(cleaned.end.isoformat()))
@@ -130,10 +138,12 @@ def summary_of(
     found = source.fetch(table)
     source.drop(grouped)
     summary = _assemble(source, config, cleaned, facts, excluded, found, daily, statistics, features)
-    if amounts is None:
-        return summary
-    counted, _ = _counted(config.time_unit, config.clock)
-    return replace(summary, calendar=_with_cohorts(summary.calendar, amounts, counted))
+    calendar, (counted, _) = summary.calendar, _counted(config.time_unit, config.clock)
+    if amounts is not None:
+        calendar = _with_cohorts(calendar, amounts, counted)
+    if parted is not None and daily_by is not None:
+        calendar = _with_segments(calendar, parted, counted, summary.segments[daily_by].labels)
+    return replace(summary, calendar=calendar)
 
 
 def check(
@@ -376,6 +386,36 @@ def _with_cohorts(calendar: Calendar, found: Any, counted: str) -> Calendar:
         cohort_month=found["month"].to_numpy().astype("datetime64[M]").astype(float),
         cohort_day=(periods.number(found["day"].to_numpy(), counted) - first).astype(float),
         cohort_amount=_floats(found["amount"]),
+    )
+
+
+def _by_segment(days: Any, grouped: Any, end: dt.date, column: str) -> Any:
+    """Repeat purchases by day and segment up to ``end``."""
+    import ibis
+
+    last = ibis.date(end.isoformat())
+    known = grouped.select("customer", "first_day", label=grouped[column])
+    joined = days.filter(days.day <= last).select("customer", "day").join(known, "customer")
+    repeat = joined.filter(joined.day > joined.first_day)
+    counts = repeat.group_by("label", "day").aggregate(orders=repeat.count())
+    return counts.order_by("label", "day")
+
+
+def _with_segments(calendar: Calendar, found: Any, counted: str, labels: tuple[str, ...]) -> Calendar:
+    """The calendar with what :func:`_by_segment` found."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    first = int(periods.number(calendar.day[0], counted))
+    text = found["label"].combine_chunks().cast(pa.string())
+    codes = _floats(pc.index_in(text, value_set=pa.array(labels, pa.string())))
+    days = (periods.number(found["day"].to_numpy(), counted) - first).astype(float)
+    order = np.lexsort((days, codes))  # engines sort text in more than one way
+    return replace(
+        calendar,
+        segment_code=codes[order],
+        segment_day=days[order],
+        segment_orders=_floats(found["orders"])[order],
     )
 
 

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -153,7 +154,13 @@ def build(
     return Equity(data=data, customers=customers)
 
 
-def with_shocks(equity: Equity, value: np.ndarray, orders: np.ndarray, revenue: np.ndarray) -> Equity:
+def with_shocks(
+    equity: Equity,
+    value: np.ndarray,
+    orders: np.ndarray,
+    revenue: np.ndarray,
+    apart: Mapping[str, np.ndarray] = MappingProxyType({}),
+) -> Equity:
     """Level systematic: the predictive draws, times the shocks that all customers share.
 
     Customers still to be won buy in the same weather; what it costs to win them does not depend on it.
@@ -164,6 +171,9 @@ def with_shocks(equity: Equity, value: np.ndarray, orders: np.ndarray, revenue: 
         Factor on every sum of value, shape (draw,): shocks are not diversified over segments.
     orders, revenue
         Factors up to each horizon, shape (draw, horizon).
+    apart
+        Segment column → factors of its segments beside ``value``, shape (draw, segment). In every draw they
+        are scaled alike, so that the segments still add to the total.
     """
     scaled = ("total", "never_again", "losing_value")
     factors = {"orders": orders, "revenue": revenue} | {
@@ -171,6 +181,12 @@ def with_shocks(equity: Equity, value: np.ndarray, orders: np.ndarray, revenue: 
         for name in equity.data
         if name in scaled or name.startswith(("segment:", "partition:"))
     }
+    for column, own in apart.items():
+        drawn = equity.segment(column).sel(level="predictive").transpose("draw", ...).values
+        even = np.divide(
+            drawn.sum(axis=1), (drawn * own).sum(axis=1), out=np.ones(len(drawn)), where=drawn.any(axis=1)
+        )
+        factors[f"segment:{storable(column)}"] = (value * even)[:, None] * own
     data, future = _one_more_level(equity.data, factors), equity.future
     if future is not None:
         future = _one_more_level(future, {"gross": value})
@@ -180,14 +196,14 @@ def with_shocks(equity: Equity, value: np.ndarray, orders: np.ndarray, revenue: 
 
 
 def _one_more_level(data: Any, factors: Mapping[str, np.ndarray]) -> Any:
-    """The Dataset with a level systematic: predictive, times a factor of shape (draw,) or (draw, horizon)."""
+    """The Dataset with a level systematic: predictive, times a factor of shape (draw,) or (draw, other)."""
     import xarray as xr
 
     levels = [name for name, variable in data.data_vars.items() if "level" in variable.dims]
     added = data[levels].sel(level="predictive").assign_coords(level="systematic")
     for name, factor in factors.items():
-        dims = ("draw", "horizon")[: factor.ndim]
         one = added[name]
+        dims = ("draw", *(dim for dim in one.dims if dim != "draw"))[: factor.ndim]
         added[name] = (one * xr.DataArray(factor, dims=dims)).transpose(*one.dims).assign_attrs(one.attrs)
     whole = xr.concat([data[levels], added], dim="level", combine_attrs="override")
     rest = data.drop_vars([*levels, "level"])

@@ -21,6 +21,7 @@ the mean that their centres give: shocks widen a forecast, they do not lift it.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -113,24 +114,52 @@ class Shocks:
 
     def path(self, weeks: int, seed: int) -> np.ndarray:
         """Factor on everybody's rate in each week after the window, shape (draw, week)."""
-        rng = np.random.default_rng(seed)
-        phi, sigma, tau = self.parameters.T
-        n = len(self)
-        out = np.empty((n, weeks))
-        a, w = self.state.T
-        centre, inner = -(sigma**2) / 2, sigma * np.sqrt(1 - phi**2)
-        pull = 0.5 ** (1 / HALF_LIFE)
-        spread = np.zeros(n)
-        for t in range(weeks):
-            a = centre + phi * (a - centre) + inner * rng.standard_normal(n)
-            w = pull * w + tau * rng.standard_normal(n)
-            spread = pull**2 * spread + tau**2
-            out[:, t] = a + w - spread / 2
+        steps = ahead(self.parameters, self.state, weeks, np.random.default_rng(seed))
+        out = np.stack(list(steps), axis=1)
         later = np.arange(self.weeks, self.weeks + weeks)
         design = _design(later, self.season, None if self.events is None else self.events[self.weeks :])
         if design.shape[1]:
             out[:, : len(design)] += self.loads @ design.T
         return np.exp(out)
+
+
+def ahead(
+    parameters: np.ndarray, state: np.ndarray, weeks: int, rng: np.random.Generator
+) -> Iterator[np.ndarray]:
+    """The process beyond the data, week by week, on the log and without season and events.
+
+    Parameters
+    ----------
+    parameters
+        φ, σ, τ, shape (draw, 3).
+    state
+        a and w in the last week of the window, shape (draw, 2) or (draw, segment, 2).
+
+    Yields
+    ------
+    a + w, less what keeps the mean of exp(w), shape (draw,) or (draw, segment).
+    """
+    a, w = state[..., 0], state[..., 1]
+    phi, sigma, tau = (column.reshape(-1, *[1] * (a.ndim - 1)) for column in parameters.T)
+    centre, inner = -(sigma**2) / 2, sigma * np.sqrt(1 - phi**2)
+    pull, spread = 0.5 ** (1 / HALF_LIFE), np.zeros_like(tau)
+    for _ in range(weeks):
+        a = centre + phi * (a - centre) + inner * rng.standard_normal(a.shape)
+        w = pull * w + tau * rng.standard_normal(w.shape)
+        spread = pull**2 * spread + tau**2
+        yield a + w - spread / 2
+
+
+def anchored(time: np.ndarray, share: np.ndarray, weeks: int) -> tuple[np.ndarray, np.ndarray, float]:
+    """Of a random walk with τ = 1 whose mean, weighed by ``share``, is 0: the covariance of the weeks
+    ``time`` (counted from 1), that with its last value, and the variance of the last value."""
+    walk = np.minimum.outer(time, time)
+    mean = walk @ share
+    return (
+        walk - mean - mean[:, None] + share @ mean,
+        time - mean - share @ time + share @ mean,
+        float(weeks - 2 * share @ time + share @ mean),
+    )
 
 
 def estimate(ratios: Ratios, draws: int, seed: int) -> Shocks | str:
@@ -155,7 +184,7 @@ def estimate(ratios: Ratios, draws: int, seed: int) -> Shocks | str:
     rng = np.random.default_rng(seed)
     mode, spread = process.mode()
     sample = importance.sample(lambda points: (process.density(points), points), mode, spread, draws, rng)
-    parameters = _native(sample.draws)
+    parameters = native(sample.draws)
     state, loads = process.end(parameters, rng)
     return Shocks(
         parameters=parameters, state=state, loads=loads, weeks=process.weeks, used=len(process.z),
@@ -207,7 +236,7 @@ def profile(ratios: Ratios) -> np.ndarray | str:
     process, _ = found
     point, _ = process.mode()
     out = np.zeros(len(ratios.observed))
-    out[len(out) - process.weeks :] = process.smoothed(_native(point[None])[0])
+    out[len(out) - process.weeks :] = process.smoothed(native(point[None])[0])
     return np.exp(out)
 
 
@@ -252,16 +281,15 @@ class _Process:
         share = 1 / (noise + 0.04)
         share = share / share.sum()
         time = t + 1.0
-        walk = np.minimum.outer(time, time)
-        mean = walk @ share
+        walk, walk_end, walk_last = anchored(time, share, weeks)
         return cls(
             z=z,
             noise=noise,
             back=weeks - time,
             lag=np.abs(np.subtract.outer(time, time)),
-            walk=walk - mean - mean[:, None] + share @ mean,
-            walk_end=time - mean - share @ time + share @ mean,
-            walk_last=float(weeks - 2 * share @ time + share @ mean),
+            walk=walk,
+            walk_end=walk_end,
+            walk_last=walk_last,
             design=design,
             prior=prior,
             loading=(design * prior) @ design.T,
@@ -278,8 +306,8 @@ class _Process:
         return sigma**2 * phi**self.lag + tau**2 * self.walk + self.loading + np.diag(self.noise)
 
     def density(self, points: np.ndarray) -> np.ndarray:
-        """Log posterior, up to a constant, at points of :func:`_native`, shape (point,)."""
-        phi, sigma, tau = _native(points).T
+        """Log posterior, up to a constant, at points of :func:`native`, shape (point,)."""
+        phi, sigma, tau = native(points).T
         root = np.linalg.cholesky(self.covariance(phi, sigma, tau))
         scaled = np.linalg.solve(root, (self.z + sigma[:, None] ** 2 / 2)[..., None])[..., 0]
         log_determinant = np.log(np.diagonal(root, axis1=1, axis2=2)).sum(1)
@@ -343,7 +371,7 @@ def _loads_variance(season: bool, events: int) -> np.ndarray:
     return np.array([*waves, *[EVENT**2] * events])
 
 
-def _native(points: np.ndarray) -> np.ndarray:
+def native(points: np.ndarray) -> np.ndarray:
     """Standard normal under the prior → (φ, σ, τ): uniform, half-normal, half-normal."""
     from scipy.special import ndtr, ndtri
 

@@ -19,6 +19,7 @@ from clvmodels.run.job import Run, fitted, load
 from clvmodels.run.stages import (
     Clock,
     Progress,
+    check_shocks,
     describe,
     new_folder,
     refuse_existing,
@@ -149,13 +150,14 @@ def compare(
             if not isinstance(variant, Run):
                 with _about(name):
                     key = f"{variant.base} {variant.data!r} {statistics(variant)} {variant.value.margin!r}"
-                    key += f" {variant.models.columns}"
+                    key += f" {variant.models.columns} {variant.shocks!r}"
                     if key not in read:
                         read[key] = summarise(variant, transactions)
                     data[name] = read[key]
                     fitting.check_data(data[name], variant.models.purchases, variant.models.spend)
                     design.terms(variant.models, data[name])
                     assumed[name] = resolve_assumptions(variant, data[name])
+                    check_shocks(variant, data[name], assumed[name])
         _refuse_other_customers(data)
         clock.lap("data")
         runs = {}

@@ -25,6 +25,7 @@ from clvmodels.run import backtesting, newcomers
 from clvmodels.run.stages import (
     Clock,
     Progress,
+    check_shocks,
     converged,
     describe,
     events,
@@ -289,6 +290,7 @@ def fit(
         tell("reading transactions", None)
         data = summarise(config, transactions)
         assumptions = resolve_assumptions(config, data)
+        check_shocks(config, data, assumptions)
         newcomers.check(config, data)
         _bridging().check_since(before, data)
         clock.lap("data")
@@ -323,7 +325,7 @@ def check(
     data = summarise(config, transactions)
     fitting.check_data(data, config.models.purchases, config.models.spend)
     design.terms(config.models, data)
-    resolve_assumptions(config, data)
+    check_shocks(config, data, resolve_assumptions(config, data))
     newcomers.check(config, data)
     if out is not None:
         data.save(Path(out))
@@ -448,6 +450,7 @@ def _revalue(
     data, clock = found["summary"], Clock()
     _bridging().check_since(_bridging().earlier(config), data)
     assumptions = resolve_assumptions(config, data)
+    check_shocks(config, data, assumptions)
     draws, known = found["posterior"], found["equity"]
     run = valued(config, data, draws, assumptions, Path(out), clock, tell, tested, known)
     meta = {"seconds": clock.laps, "revalued_from": found["table"]["fingerprints"]}
@@ -519,11 +522,16 @@ def valued(
         weather, met, arrays = beside.result()
     if weather.reason is None:
         bands = result.data["bands"].mean("draw").values
-        found = systematic.effects(weather, valuation, bands, config.seed)
+        by, parts = weather.by, None
+        if by is not None:
+            parts = result.segment(by).sel(level=result.levels[0]).transpose("draw", ...).values.mean(axis=0)
+        found = systematic.effects(weather, valuation, bands, config.seed, parts)
         moved = 1.0
         if assumptions.cost_source:
             moved = _of_purchases(valuation) / result.total(result.levels[0]).mean()
-        result = equity.with_shocks(result, 1 + moved * (found.value - 1), found.orders, found.revenue)
+        value = 1 + moved * (found.value - 1)
+        apart = {} if by is None or found.parts is None else {by: found.parts}
+        result = equity.with_shocks(result, value, found.orders, found.revenue, apart)
     clock.lap("value")
     tested, block = tested or backtesting.beside(config, folder), None
     if tested is not None:
@@ -553,7 +561,7 @@ def _beside_value(valuation: AnyValuation, config: Config) -> tuple[Weather, tup
     from clvmodels import validate
     from clvmodels.validate import systematic
 
-    weather = systematic.of_window(valuation, config.seed, events(config))
+    weather = systematic.of_window(valuation, config.seed, events(config), config.shocks.by)
     met, arrays = validate.predictive_checks(valuation.summary, valuation.posterior, config.seed, weather)
     import_module("clvmodels.report.tables")  # which loads matplotlib
     return weather, met, arrays

@@ -25,6 +25,8 @@ from clvmodels.models.family import Statistic
 
 Progress = Callable[[str, float | None], None]
 
+MOST_PARTS = 50
+"""Segments with shocks of their own."""
 _PACKAGES = (
     "clvmodels", "pymc", "pytensor", "nutpie", "arviz", "numba", "numpy", "scipy", "xarray",
     "duckdb", "ibis-framework", "pyarrow", "matplotlib",
@@ -97,7 +99,31 @@ def summarise(config: Config, transactions: Any) -> Summary:
         features=config.models.columns,
         base=config.base,
         cohorts=config.future is not None,
+        daily_by=config.shocks.by,
     )
+
+
+def check_shocks(config: Config, data: Summary, assumptions: Assumptions) -> None:
+    """Refuse segments that cannot have shocks of their own."""
+    by = config.shocks.by
+    if by is None:
+        return
+    labels = data.segments[by].labels
+    if len(labels) < 2:
+        raise InputError(
+            f"shocks.by is {by!r}, which has one value, {labels[0]!r}, and nothing to compare it with: name "
+            "another column, or leave shocks.by out."
+        )
+    if len(labels) > MOST_PARTS:
+        raise InputError(
+            f"shocks.by is {by!r}, which has {len(labels):,} values: a week tells shocks of at most "
+            f"{MOST_PARTS} segments apart; name a coarser column, or leave shocks.by out."
+        )
+    if below := int((assumptions.margin < 0).sum()):
+        raise InputError(
+            f"shocks.by shares value among segments, but {below:,} customers have a margin below 0 "
+            "(value.margin): correct it, or leave shocks.by out."
+        )
 
 
 def statistics(config: Config) -> tuple[Statistic, ...]:

@@ -6,25 +6,29 @@ strayed from what the model expects of these customers given their first days (`
 for purchases and, apart, for the mean basket); the two processes are continued beyond the data, and
 every predictive draw is multiplied by one shared path: its flow of expected purchases (of value, for
 equity) weighs the weeks of the path. Shocks are not diversified over customers or segments.
+
+Where a segment column is named, each of its segments also strays from the others (``fit/segments.py``).
+Its factor beside the shared one has mean 1 over the segments, weighed by what they are expected to be
+worth, in every week of every draw: the total keeps the shared path.
 """
 
 from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from clvmodels.artifacts import DAYS_PER_UNIT, Check, FamilyPosterior, Summary, interval
-from clvmodels.fit import shocks
+from clvmodels.fit import segments, shocks
 from clvmodels.models import registry
 from clvmodels.models.family import SpendFamily
 from clvmodels.numerics.discounting import Flow
 from clvmodels.value import AnyValuation, Natives
 from clvmodels.value import horizons as ahead
 from clvmodels.value import valuation as any_valuation
-from clvmodels.value.horizons import MEASURES, in_window
+from clvmodels.value.horizons import MEASURES, in_window, in_window_by
 
 THIN = 50
 """Draws over which the window's expectation is averaged."""
@@ -80,12 +84,18 @@ class Weather:
         Why shocks cannot be estimated; None where they can.
     events
         Names of the events whose effect was estimated, the last columns of ``orders.loads``.
+    by
+        Segment column whose segments were asked to have a part of their own.
+    parts
+        Posterior of these parts, or a sentence why they cannot be estimated.
     """
 
     orders: shocks.Shocks | None
     baskets: shocks.Shocks | None
     reason: str | None
     events: tuple[str, ...] = ()
+    by: str | None = None
+    parts: segments.Parts | str | None = None
 
     def paths(self, weeks: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
         """Factors on purchases and on revenue in each week to come, shape (draw, week)."""
@@ -193,15 +203,24 @@ def factors(paths: np.ndarray, flow: np.ndarray, until: Sequence[int]) -> np.nda
 @dataclass(frozen=True, kw_only=True)
 class Effects:
     """Factors of shared shocks on the sums of a valuation: ``value`` (draw,), ``orders`` and ``revenue``
-    (draw, horizon)."""
+    (draw, horizon); and on the value of each segment beside ``value`` (draw, segment), or None."""
 
     value: np.ndarray
     orders: np.ndarray
     revenue: np.ndarray
+    parts: np.ndarray | None = None
 
 
-def of_window(valuation: AnyValuation, seed: int, events: Sequence[Event] = ()) -> Weather:
-    """Shared shocks of a run's own window, as many draws as its posterior has."""
+def of_window(
+    valuation: AnyValuation, seed: int, events: Sequence[Event] = (), by: str | None = None
+) -> Weather:
+    """Shared shocks of a run's own window, as many draws as its posterior has.
+
+    Parameters
+    ----------
+    by
+        Segment column whose segments have a part of their own; the summary was made with their days.
+    """
     summary = valuation.summary
     calendar, discrete = summary.calendar, summary.clock == "discrete"
     if len(valuation.draws) < 2:
@@ -211,29 +230,46 @@ def of_window(valuation: AnyValuation, seed: int, events: Sequence[Event] = ()) 
     end = np.datetime64(summary.observation_end, "D")
     past = calendar.day <= end
     if discrete:
-        orders, revenue = calendar.repeat_orders[past], calendar.repeat_amount[past]
-        back, per_unit = np.arange(len(orders) + 1.0), 1.0
+        weeks, inside, position = int(past.sum()), past, np.arange(past.size)
+        back, per_unit = np.arange(weeks + 1.0), 1.0
         long = DAYS_PER_UNIT[summary.time_unit]
     else:
         days = int((end - np.datetime64(summary.observation_start, "D")).astype(int)) + 1
         weeks = days // 7
         age = (end - calendar.day).astype(int)
-        inside = past & (age < 7 * weeks)
-        position = weeks - 1 - age[inside] // 7
-        orders, revenue = (
-            np.bincount(position, column[inside], weeks)
-            for column in (calendar.repeat_orders, calendar.repeat_amount)
-        )
+        inside, position = past & (age < 7 * weeks), weeks - 1 - age // 7
         back, per_unit = 7.0 * np.arange(weeks + 1), DAYS_PER_UNIT[summary.time_unit]
         long = 7.0
+    orders, revenue = (
+        np.bincount(position[inside], column[inside], weeks)
+        for column in (calendar.repeat_orders, calendar.repeat_amount)
+    )
     edges = end + np.rint(long * np.arange(-len(orders), LONGEST + 1)).astype("timedelta64[D]")
     few = any_valuation(summary, valuation.posterior.thinned(THIN), valuation.assumptions, seed)
     expected = in_window(few, per_unit, back.astype(int))[0][:, ::-1].mean(axis=0)
     wild = spend_variation(few.posterior.spend, summary, seed)
-    return estimate(orders, expected, revenue, wild, len(valuation.draws), seed, doses(events, edges))
+    count = len(valuation.draws)
+    found = estimate(orders, expected, revenue, wild, count, seed, doses(events, edges))
+    if by is None or found.orders is None:
+        return found
+    part, place = summary.segments[by], calendar.segment_day.astype(int)
+    own = inside[place]
+    size = len(part.labels)
+    bought = np.zeros((size, weeks))
+    np.add.at(
+        bought, (calendar.segment_code[own].astype(int), position[place[own]]), calendar.segment_orders[own]
+    )
+    wanted = in_window_by(few, per_unit, back.astype(int), part.codes, size)[..., ::-1].mean(axis=0)
+    return replace(found, by=by, parts=segments.estimate(bought, wanted, count, seed + 2))
 
 
-def effects(weather: Weather, valuation: AnyValuation, bands: np.ndarray, seed: int) -> Effects:
+def effects(
+    weather: Weather,
+    valuation: AnyValuation,
+    bands: np.ndarray,
+    seed: int,
+    parts: np.ndarray | None = None,
+) -> Effects:
     """Factors on what a valuation summed.
 
     The weeks of a path are weighed by the expected flow of value, interpolated (monotone cubic)
@@ -243,6 +279,9 @@ def effects(weather: Weather, valuation: AnyValuation, bands: np.ndarray, seed: 
     ----------
     bands
         Expected value by band of ``valuation.band_edges``, bands of no length left out, shape (band,).
+    parts
+        Expected value of the segments that have shocks of their own, none below 0, shape (segment,); all are
+        taken to flow like the total.
     """
     from scipy.interpolate import PchipInterpolator
 
@@ -263,8 +302,20 @@ def effects(weather: Weather, valuation: AnyValuation, bands: np.ndarray, seed: 
     ]
     beyond = cumulated[-1] - at[-1]
     total = (revenue @ flow + beyond * revenue[:, -1]) / (flow.sum() + beyond)
+    apart = None
+    if parts is not None and isinstance(weather.parts, segments.Parts) and parts.sum() > 0:
+        apart = np.zeros((len(revenue), len(parts)))
+        weight = flow + beyond * (np.arange(weeks) == weeks - 1)
+        for own, shared in zip(
+            weather.parts.factors(parts / parts.sum(), weeks, seed + 2), (revenue * weight).T, strict=True
+        ):
+            apart += own * shared[:, None]
+        apart /= (total * weight.sum())[:, None]
     return Effects(
-        value=total, orders=factors(orders, flow, until).T, revenue=factors(revenue, flow, until).T
+        value=total,
+        orders=factors(orders, flow, until).T,
+        revenue=factors(revenue, flow, until).T,
+        parts=apart,
     )
 
 
@@ -305,7 +356,7 @@ def checks(weather: Weather) -> tuple[Check, ...]:
         f"({' to '.join(f'{100 * end:+.0f}' for end in interval(np.expm1(column), 0.90))} %, 90 % interval)"
         for name, column in zip(weather.events, found.loads.T[::-1][: len(weather.events)][::-1], strict=True)
     ]
-    return (
+    shared = (
         Check(
             name="shared shocks",
             passed=bool(found.k_hat <= shocks.TRUSTED),
@@ -319,3 +370,24 @@ def checks(weather: Weather) -> tuple[Check, ...]:
             ),
         ),
     )
+    return (*shared, *_checks_of_parts(weather))
+
+
+def _checks_of_parts(weather: Weather) -> tuple[Check, ...]:
+    found, name = weather.parts, f"shocks by {weather.by}"
+    if found is None:
+        return ()
+    if isinstance(found, str):
+        sentence = (
+            f"Segments of {weather.by} share the shocks of all customers, without a part of their own: "
+        )
+        return (Check(name=name, passed=None, sentence=f"{sentence}{found}."),)
+    phi, sigma, tau = found.parameters.mean(axis=0)
+    sentence = (
+        f"Segments of {weather.by} strayed from one another: weekly shocks of {100 * sigma:.0f} % (of which "
+        f"{100 * phi:.0f} % last into the next week) and a drift of {100 * tau:.1f} % a week, from "
+        f"{found.seen.sum()} of {len(found.seen)} segments; k-hat {found.k_hat:.2f} (at most "
+        f"{shocks.TRUSTED})."
+    )
+    passed = bool(found.k_hat <= shocks.TRUSTED)
+    return (Check(name=name, passed=passed, value=found.k_hat, threshold=shocks.TRUSTED, sentence=sentence),)

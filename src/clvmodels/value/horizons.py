@@ -268,17 +268,48 @@ def in_window(valuation: AnyValuation, per_unit: float, back: np.ndarray) -> tup
     return orders, revenue
 
 
+def in_window_by(
+    valuation: AnyValuation, per_unit: float, back: np.ndarray, codes: np.ndarray, count: int
+) -> np.ndarray:
+    """Expected repeat purchases of groups in windows of the past, as :func:`in_window`.
+
+    Parameters
+    ----------
+    codes
+        Group of each customer, shape (customer,), whole numbers below ``count``.
+
+    Returns
+    -------
+    Shape (draw, group, window).
+    """
+    out = np.zeros((len(valuation.draws), count, len(back) - 1))
+    for some in valuation.each(
+        lambda one, members: _in_window_by(one, per_unit, back, codes[members], count)
+    ):
+        out += some
+    return out
+
+
 def _in_window(valuation: Valuation, per_unit: float, back: np.ndarray) -> np.ndarray:
-    age, customers = np.unique(np.round(valuation.summary["T"] * per_unit, 6), return_counts=True)
+    nobody_apart = np.zeros(len(valuation.summary), int)
+    return _in_window_by(valuation, per_unit, back, nobody_apart, 1)[:, 0]
+
+
+def _in_window_by(
+    valuation: Valuation, per_unit: float, back: np.ndarray, codes: np.ndarray, count: int
+) -> np.ndarray:
+    age, place = np.unique(np.round(valuation.summary["T"] * per_unit, 6), return_inverse=True)
+    customers = np.zeros((len(age), count))
+    np.add.at(customers, (place, codes), 1.0)
     size = int(max(age.max(), back[-1])) + 2
     daily = from_acquisition(valuation, size, per_unit)
     upto = np.concatenate([np.zeros((len(daily), 1)), daily.cumsum(axis=1)], axis=1)
 
     def at(since: np.ndarray) -> np.ndarray:
-        """Expected repeats of all customers so long after their first purchases, shape (draw,)."""
+        """Expected repeats so long after first purchases, shape (draw, group)."""
         whole = since.astype(int)
-        share = since - whole
+        share = (since - whole)[:, None]
         return upto[:, whole] @ (customers * (1 - share)) + upto[:, whole + 1] @ (customers * share)
 
-    cumulated = np.stack([at(np.maximum(age - edge, 0.0)) for edge in back], axis=1)
-    return cumulated[:, :-1] - cumulated[:, 1:]
+    cumulated = np.stack([at(np.maximum(age - edge, 0.0)) for edge in back], axis=2)
+    return cumulated[..., :-1] - cumulated[..., 1:]

@@ -1,0 +1,309 @@
+"""Shocks of single segments: the normal model by brute force, simulated firms, equity that adds up."""
+
+from __future__ import annotations
+
+import datetime as dt
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from builders import make_assumptions, make_posterior
+from scipy import stats
+
+import clvmodels as clv
+from clvmodels import equity
+from clvmodels.artifacts import Segment, Summary
+from clvmodels.config import DataConfig
+from clvmodels.data import summarise
+from clvmodels.errors import InputError
+from clvmodels.fit import segments, shocks
+from clvmodels.validate import systematic
+from clvmodels.value import Valuation, horizons
+
+END = dt.date(1997, 9, 30)
+COLUMNS = {"customer": "customer_id", "date": "date", "amount": "amount"}
+DRAWS = 200
+VAGUE = 1e4
+"""Variance of what is flat: the densities differ by some 1 / VAGUE of the weeks' precision."""
+
+
+def log() -> pd.DataFrame:
+    """CDNOW's sample with a channel that a customer's id decides."""
+    from clvmodels.data import bundled_path
+
+    rows = pd.read_parquet(bundled_path("cdnow_sample"))
+    rows["channel"] = np.array(["mail", "shop", "web"])[rows["customer_id"].astype(int) % 3]
+    return rows
+
+
+def data_config(**more: str) -> DataConfig:
+    return DataConfig(observation_end=END, segments=("channel",), columns=COLUMNS, **more)
+
+
+@pytest.fixture(scope="module")
+def parted() -> Summary:
+    """CDNOW's sample at week 39, with repeat purchases by channel."""
+    return summarise(data_config(), transactions=log(), daily_by="channel")
+
+
+def stacked(model: segments._Joint, phi: float, sigma: float, tau: float) -> np.ndarray:
+    """Covariance of all ratios and then (a, w) of every segment, written out, with c of variance VAGUE."""
+    count, weeks = model.z.shape
+    signal = sigma**2 * phi**model.lag + tau**2 * model.walk
+    cross = np.column_stack([sigma**2 * phi**model.back, tau**2 * model.walk_end])
+    last = np.diag([sigma**2, tau**2 * model.walk_last])
+    one = np.eye(count)
+    seen = np.kron(one, signal + segments.LEVEL**2) + np.kron(np.ones((count, count)), VAGUE * np.eye(weeks))
+    seen += np.diag(model.noise.ravel())
+    both = np.kron(one, cross)
+    return np.block([[seen, both], [both.T, np.kron(one, last)]])
+
+
+@pytest.fixture(scope="module")
+def small() -> segments._Joint:
+    rng = np.random.default_rng(1)
+    t = np.array([0, 1, 2, 4, 5, 7])
+    noise = rng.uniform(0.01, 0.1, (3, 6))
+    noise[2, 3] = segments.UNSEEN
+    return segments._Joint.of(0.3 * rng.standard_normal((3, 6)), noise, t, 8)
+
+
+def test_density_is_the_multivariate_normal_of_all_segments(small):
+    points = np.random.default_rng(2).standard_normal((4, 3))
+    size = small.z.size
+    expected = [
+        stats.multivariate_normal(np.zeros(size), stacked(small, *native)[:size, :size]).logpdf(
+            small.z.ravel()
+        )
+        + stats.norm.logpdf(point).sum()
+        for point, native in zip(points, shocks.native(points), strict=True)
+    ]
+    found = small.density(points)
+    # The vague c adds terms of relative size (signal / VAGUE) to each of the six weeks: below 1e-3.
+    np.testing.assert_allclose(found - found[0], np.array(expected) - expected[0], atol=1e-3)
+
+
+def test_states_at_the_end_are_the_conditional_normal_and_the_unseen_have_the_prior(small):
+    native, count, size = (0.6, 0.3, 0.05), 40_000, small.z.size
+    seen = np.array([True, True, False, True])
+    told = small.end(np.array(native), seen, count, np.random.default_rng(3))
+    whole = stacked(small, *native)
+    gain = np.linalg.solve(whole[:size, :size], whole[:size, size:]).T
+    centre = np.tile([-(native[1] ** 2) / 2, 0.0], 3)
+    mean = gain @ small.z.ravel() + centre
+    covariance = whole[size:, size:] - gain @ whole[:size, size:]
+    drawn = told[:, seen].reshape(count, -1)
+    scale = np.sqrt(np.diag(covariance))
+    np.testing.assert_allclose((drawn.mean(0) - mean) / scale, 0, atol=4.5 / np.sqrt(count))
+    # The sd of an empirical covariance of normals is at most sqrt(2 / n) of the product of the sds.
+    gap = (np.cov(drawn.T) - covariance) / np.outer(scale, scale)
+    assert np.abs(gap).max() < 4.5 * np.sqrt(2 / count)
+    free = np.array([native[1], native[2] * np.sqrt(small.walk_last)])
+    np.testing.assert_allclose(told[:, 2].mean(0), centre[:2], atol=4.5 * free.max() / np.sqrt(count))
+    np.testing.assert_allclose(told[:, 2].std(0), free, rtol=4.5 / np.sqrt(2 * count))
+
+
+def firm(rng: np.random.Generator, weeks: int, later: int, tau: float) -> tuple[np.ndarray, ...]:
+    """Counts and expectations of a window of four segments, and what they differ by later."""
+    level = np.array([120.0, 60.0, 40.0, 30.0])
+    own = np.cumsum(tau * rng.standard_normal((4, weeks + later)), axis=1)
+    own -= own[:, :weeks].mean(axis=1, keepdims=True)
+    common = 0.2 * rng.standard_normal(weeks + later)
+    rate = level[:, None] * np.exp(own + common)
+    return rng.poisson(rate[:, :weeks]), np.tile(level[:, None], weeks), rate[:, weeks:], level
+
+
+def test_forecasts_of_segments_are_calibrated():
+    """Three firms whose segments wander: z of the log of what came, segment by segment, has rms 1."""
+    weeks, later, rng, z = 30, 13, np.random.default_rng(5), []
+    for _ in range(3):
+        bought, expected, rate, level = firm(rng, weeks, later, 0.03)
+        found = segments.estimate(bought, expected, DRAWS, 6)
+        assert isinstance(found, segments.Parts)
+        assert found.k_hat <= shocks.TRUSTED
+        share = level / level.sum()
+        ahead = np.log(np.mean(list(found.factors(share, later, 7)), axis=0))
+        truth = np.log((rate / rate.sum(axis=0)).mean(axis=1) / share)
+        z.append((truth - ahead.mean(0)) / ahead.std(0))
+    # Shares of four segments have three degrees of freedom; the prior is wider than this one truth.
+    low, high = stats.chi2.ppf([0.0005, 0.9995], 9) / 9
+    assert low / 1.5 < np.mean(np.square(z)) < high * 4 / 3
+
+
+def test_factors_have_mean_one_and_no_variance_gives_the_shared_path():
+    rng, share = np.random.default_rng(8), np.array([0.5, 0.3, 0.2])
+    wild = segments.Parts(
+        parameters=np.tile([0.5, 0.2, 0.05], (50, 1)), state=0.3 * rng.standard_normal((50, 3, 2)),
+        seen=np.ones(3, bool), k_hat=0.0, ess=50,
+    )  # fmt: skip
+    for own in wild.factors(share, 20, 1):
+        np.testing.assert_allclose(own @ share, 1, rtol=1e-14)
+    assert own.std() > 0.1
+    still = replace(wild, parameters=np.tile([0.5, 0.0, 0.0], (50, 1)), state=np.zeros((50, 3, 2)))
+    np.testing.assert_array_equal(list(still.factors(share, 3, 1)), 1.0)
+
+
+def test_a_segment_without_repeat_purchases_keeps_the_prior():
+    rng = np.random.default_rng(9)
+    bought, expected, _, _ = firm(rng, 30, 0, 0.03)
+    bought[3] = 0
+    found = segments.estimate(bought, expected, DRAWS, 1)
+    np.testing.assert_array_equal(found.seen, [True, True, True, False])
+    _, sigma, tau = found.parameters.T
+    scaled = (found.state[:, 3] + np.column_stack([sigma**2 / 2, 0 * sigma])) / np.column_stack([sigma, tau])
+    # a / σ is standard normal whatever the draw of σ; an sd of n normal draws errs by 1 / sqrt(2 n).
+    assert scaled[:, 0].std() == pytest.approx(1, rel=4.5 / np.sqrt(2 * DRAWS))
+    assert abs(scaled[:, 0].mean()) < 4.5 / np.sqrt(DRAWS)
+    last = np.sqrt(shocks.anchored(np.arange(1.0, 31), np.full(30, 1 / 30), 30)[2])  # weeks weigh alike
+    assert scaled[:, 1].std() == pytest.approx(last, rel=4.5 / np.sqrt(2 * DRAWS))
+
+
+def test_too_few_weeks_or_segments_are_said():
+    quiet = segments.estimate(np.ones((3, 40)), np.ones((3, 40)), 50, 1)
+    assert isinstance(quiet, str)
+    assert "0 of 3" in quiet
+    lonely = np.outer([60.0, 1.0], np.ones(40))
+    assert "2 segments need 13 weeks" in segments.estimate(lonely, lonely, 50, 1)
+
+
+# --- from the log to equity ----------------------------------------------------------------------
+
+
+def test_repeat_purchases_by_segment_are_those_of_the_log(parted, tmp_path):
+    calendar, rows = parted.calendar, log()
+    days = rows[["customer_id", "date", "channel"]].drop_duplicates(["customer_id", "date"])
+    days["date"] = pd.to_datetime(days["date"])
+    days = days[days["date"] <= pd.Timestamp(END)]
+    repeat = days[days["date"] > days.groupby("customer_id")["date"].transform("min")]
+    expected = repeat.groupby(["channel", "date"]).size()
+    labels = np.array(parted.segments["channel"].labels)
+    where = calendar.segment_code.astype(int), calendar.segment_day.astype(int)
+    assert list(zip(labels[where[0]], calendar.day[where[1]], strict=True)) == [
+        (channel, np.datetime64(date, "D")) for channel, date in expected.index
+    ]
+    np.testing.assert_array_equal(calendar.segment_orders, expected.to_numpy())
+    total = np.bincount(where[1], calendar.segment_orders, len(calendar.day))
+    past = calendar.day <= np.datetime64(END)
+    np.testing.assert_array_equal(total[past], calendar.repeat_orders[past])
+    assert not total[~past].any()
+    parted.save(tmp_path / "summary.parquet")
+    kept = Summary.load(tmp_path / "summary.parquet").calendar
+    np.testing.assert_array_equal(kept.segment_orders, calendar.segment_orders)
+    plain = summarise(data_config(), transactions=log())
+    assert plain.fingerprint == parted.fingerprint
+    assert not plain.calendar.segment_orders.size
+
+
+def test_weeks_of_a_discrete_clock_by_segment():
+    config = data_config(clock="discrete", time_unit="week")
+    found = summarise(config, transactions=log(), daily_by="channel")
+    calendar, past = found.calendar, found.calendar.day <= np.datetime64(found.observation_end)
+    total = np.bincount(calendar.segment_day.astype(int), calendar.segment_orders, len(calendar.day))
+    np.testing.assert_array_equal(total[past], calendar.repeat_orders[past])
+    assert total.sum() == found["frequency"].sum()
+
+
+@pytest.fixture(scope="module")
+def valuation(parted) -> Valuation:
+    """Thirteen weeks of value of CDNOW's customers, parameters near the published ones."""
+    theta = np.array([0.243, 4.414, 0.793, 2.426, 6.25, 3.74, 15.44])
+    draws = theta * np.exp(0.05 * np.random.default_rng(1).standard_normal((DRAWS, 7)))
+    posterior = make_posterior(("bg_nbd", draws[:, :4]), ("gamma_gamma", draws[:, 4:]))
+    assumptions = make_assumptions(parted, horizon=13.0, horizons={"13 weeks": 13.0})
+    return Valuation(parted, posterior, assumptions, 1)
+
+
+def test_the_window_by_segment_is_that_of_its_customers(valuation, parted):
+    part, back = parted.segments["channel"], np.arange(0, 71, 7)
+    found = horizons.in_window_by(valuation, 7.0, back, part.codes, 3)
+    np.testing.assert_allclose(found.sum(1), horizons.in_window(valuation, 7.0, back)[0], rtol=1e-10)
+    few = parted.take(np.flatnonzero(part.codes == 1))
+    alone = Valuation(few, valuation.posterior, make_assumptions(few), 1)
+    np.testing.assert_allclose(found[:, 1], horizons.in_window(alone, 7.0, back)[0], rtol=1e-10)
+
+
+@pytest.fixture(scope="module")
+def drifting(valuation, parted):
+    """CDNOW's weeks, ten times the purchases, dealt to three channels; one grows by 1.2 on the log."""
+    calendar, rng = parted.calendar, np.random.default_rng(4)
+    place = np.flatnonzero(calendar.day <= np.datetime64(END))
+    drift = np.exp(np.linspace(-0.6, 0.6, len(place)))
+    share = np.column_stack([np.ones_like(drift), np.ones_like(drift), drift])
+    share /= share.sum(axis=1, keepdims=True)
+    counts = rng.multinomial(10 * calendar.repeat_orders[place].astype(int), share).T
+    changed = replace(
+        calendar,
+        repeat_orders=10 * calendar.repeat_orders,
+        segment_code=np.repeat([0.0, 1.0, 2.0], len(place)),
+        segment_day=np.tile(place.astype(float), 3),
+        segment_orders=counts.ravel().astype(float),
+    )
+    ages = Segment(codes=np.arange(len(parted)) % 3, labels=("a", "b", "web"))  # alike in everything
+    summary = replace(parted, calendar=changed, segments={"channel": ages, "other": ages})
+    return Valuation(summary, valuation.posterior, valuation.assumptions, 1), share[-1, 2]
+
+
+def test_a_segment_that_drifts_has_its_own_interval_and_the_total_stays(drifting):
+    valuation, truth = drifting
+    built = equity.build(valuation)
+    bands = built.data["bands"].mean("draw").values
+    expected = built.segment("channel").sel(level="expected").mean("draw").values
+    plain = systematic.effects(systematic.of_window(valuation, 1), valuation, bands, 1)
+    weather = systematic.of_window(valuation, 1, by="channel")
+    found = systematic.effects(weather, valuation, bands, 1, expected)
+    for name in ("value", "orders", "revenue"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(plain, name))
+    np.testing.assert_allclose(found.parts @ expected / expected.sum(), 1, rtol=1e-12)
+    before = equity.with_shocks(built, plain.value, plain.orders, plain.revenue)
+    after = equity.with_shocks(built, found.value, found.orders, found.revenue, {"channel": found.parts})
+    total = after.total("systematic")
+    np.testing.assert_array_equal(total, before.total("systematic"))
+    share = {}
+    for name, run in (("shared", before), ("own", after)):
+        drawn = run.segment("channel").sel(level="systematic").transpose("draw", ...).values
+        np.testing.assert_allclose(drawn.sum(axis=1), total, rtol=1e-12)
+        share[name] = np.quantile(drawn[:, 2] / total, [0.05, 0.95])
+    other = after.segment("other").sel(level="systematic")
+    np.testing.assert_array_equal(other, before.segment("other").sel(level="systematic"))
+    assert share["own"][0] < truth < share["own"][1]
+    assert truth > share["shared"][1]
+    check = systematic.checks(weather)[-1]
+    assert check.name == "shocks by channel"
+    assert check.passed
+    assert "3 of 3 segments" in check.sentence
+
+
+def test_without_a_difference_the_parts_change_nothing(valuation):
+    built = equity.build(valuation)
+    value, ones = np.random.default_rng(3).lognormal(size=DRAWS), np.ones((DRAWS, 1))
+    before = equity.with_shocks(built, value, ones, ones)
+    after = equity.with_shocks(built, value, ones, ones, {"channel": np.ones((DRAWS, 3))})
+    for name in before.data.data_vars:
+        np.testing.assert_allclose(after.data[name], before.data[name], rtol=1e-14)
+
+
+TABLE = {"observation_end": "1997-09-30", "segments": ["channel"], "kind": "summary"}
+BELOW = {"mail": -0.1, "shop": 0.3, "web": 0.3}
+BASE = {
+    "data": {"observation_end": "1997-09-30", "segments": ["channel", "all"], "columns": COLUMNS},
+    "value": {"margin": 0.3, "annual_discount_rate": 0.15},
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"shocks": {"by": "country"}}, "shocks.by is 'country', which data.segments does not list"),
+        ({"shocks": {"by": "all"}}, "has one value, 'x', and nothing to compare it with"),
+        ({"shocks": {"by": "id"}, "data": BASE["data"] | {"segments": ["id"]}}, "at most 50 segments"),
+        ({"value": BASE["value"] | {"margin": {"by": "channel", "values": BELOW}}}, "have a margin below 0"),
+        ({"value": BASE["value"] | {"cost": {"while_alive": "1 per year"}}}, "not known to value.cost"),
+        ({"data": TABLE}, "needs the weeks of a log"),
+    ],
+)  # fmt: skip
+def test_what_cannot_have_shocks_of_its_own_is_refused(change, message):
+    rows = log().assign(all="x")
+    rows["id"] = rows["customer_id"].astype(int).mod(60).astype(str)
+    with pytest.raises(InputError, match=message):
+        clv.check({**BASE, "shocks": {"by": "channel"}, **change}, rows)
