@@ -91,3 +91,12 @@ def test_bad_input_is_one_sentence(tmp_path):
         run.sbc(sampler="gibbs")
     with pytest.raises(InputError, match="at least 50 customers"):
         run.sbc(customers=10)
+    with pytest.raises(InputError, match="draws 50: the truth is ranked among 100"):
+        run.sbc(draws=50)
+
+
+def test_chains_pass_the_gate_at_their_default_draws():
+    """Four chains of 500: R-hat stays below its limit, which chains of 100 exceed nearly always."""
+    found = run.sbc([DEFAULT.purchases.family], fits=1, customers=60, sampler="nuts")
+    assert found.summary["draws"] == 2000
+    assert found.summary["pairs"][PAIR]["converged"] == 1

@@ -19,6 +19,10 @@ def sbc(
     fits: Annotated[int, typer.Option("--fits", min=1, help="Simulated data sets of each family.")] = 200,
     customers: Annotated[int, typer.Option("--customers", min=50, help="Of a data set.")] = 300,
     sampler: Annotated[str, typer.Option("--sampler", help="importance or nuts.")] = "importance",
+    draws: Annotated[
+        int | None,
+        typer.Option("--draws", min=100, help="Of a posterior (400; nuts: 2000).", show_default=False),
+    ] = None,
     out: Annotated[Path, out_option("Folder (default: runs/sbc); what is there is continued.")] = Path(
         "runs/sbc"
     ),
@@ -35,6 +39,7 @@ def sbc(
             fits=fits,
             customers=customers,
             sampler=sampler,
+            draws=draws,
             seed=seed,
             out=out,
             progress=progress,

@@ -22,6 +22,8 @@ from clvmodels.validate.simulation import Design, Trial, trial
 RANKS = "ranks.csv"
 LINES = ("opening", "release", "bought", "silent", "basket", "new")
 """Lines of the bridge that are ranked; unwinding is the opening times a number."""
+DRAWS = {"importance": 400, "nuts": 2000}
+"""Draws of a posterior by sampler."""
 _HEADER = (
     "purchases",
     "spend",
@@ -65,7 +67,7 @@ def sbc(
     fits: int = 200,
     customers: int = 300,
     sampler: str = "importance",
-    draws: int = 400,
+    draws: int | None = None,
     seed: int = 1,
     out: Path | str | None = None,
     progress: Progress | None = None,
@@ -81,6 +83,8 @@ def sbc(
         Data sets of each.
     customers
         Customers of a data set.
+    draws
+        Of each posterior; by default 400, with NUTS 2,000, for shorter chains than 500 exceed R-hat's limit.
     out
         Folder; what is there of the same settings is continued, not repeated.
 
@@ -91,10 +95,13 @@ def sbc(
     """
     from clvmodels.report import simulation as reporting
 
-    if sampler not in ("importance", "nuts"):
+    if sampler not in DRAWS:
         raise InputError(f"sampler {sampler!r}: choose importance or nuts.")
     if fits < 1 or customers < 50:
         raise InputError("simulation needs at least 1 fit of at least 50 customers.")
+    draws = DRAWS[sampler] if draws is None else draws
+    if draws < 100:
+        raise InputError(f"draws {draws}: the truth is ranked among 100, so at least that many are needed.")
     pairs = _pairs(families)
     options = FitConfig(sampler=sampler, draws=draws)  # type: ignore[arg-type]
     folder = None if out is None else Path(out)
