@@ -18,7 +18,7 @@ from clvmodels.data import design as data_design
 from clvmodels.fit import fit_family, measure
 from clvmodels.fit.links import Design, LinkedTarget
 from clvmodels.fit.priors import resolve
-from clvmodels.models.pareto_nbd_lognormal import averaged
+from clvmodels.models.pareto_nbd_lognormal import _population, _tangent, averaged
 from clvmodels.models.registry import purchases
 
 ABE = purchases("pareto_nbd_lognormal")
@@ -232,6 +232,32 @@ def test_heavy_buyers_are_drawn():
         lam.append(math.log(out[1]))
     _, (exact,) = averages_near(CDNOW, row, lambda lam, mu, stays: np.log(lam))
     oracles.assert_mean_zero(np.array(lam) - exact)
+
+
+@pytest.mark.parametrize("x", [0.0, 20.0, 891.0, 1e5])
+def test_proposals_of_latents_lie_where_the_customer_is(x):
+    """The tangent moves the population's mean to the mode, or heavy buyers are never accepted.
+
+    At a wide population a Newton decrement of .01 still left it five standard deviations away.
+    """
+    for theta in (CDNOW, np.array([0.041, 1.85, 0.027, 1.96, 0.34]), np.array([0.02, 2.5, 0.05, 4.0, -0.7])):
+        m1, s1, m2, s2, slope, _ = population = _population(theta)
+        covariance = np.array([[s1**2, slope * s1**2], [slope * s1**2, s2**2]])
+        for p, q, t in ((x + 1, 0.0, 52.5), (x, 1.0, 52.4)):
+            z1, z2, _, d1, d2, _ = _tangent(population, p, q, t)
+            miss = np.array([m1, m2]) + covariance @ [d1, d2] - [z1, z2]
+            assert miss @ np.linalg.solve(covariance, miss) < 0.1**2 + 1e-9
+
+
+def test_rates_that_are_nearly_one_number_have_no_likelihood():
+    """ρ within 1e-8 of 1: the grid would take gigabytes, and a search that climbs there has to stop."""
+    theta = np.array([0.0308, 1.151, 0.027, 1.96, 1e4])
+    assert of_rows(theta, ROWS[4:6]) == pytest.approx([-math.inf] * 2)
+    shared = dict(zip(ABE.parameter_names, theta, strict=True))
+    assert ABE.log_likelihood(shared, columns(ROWS[4:6])).eval(mode="FAST_COMPILE")[0] == -math.inf
+    rest = theta[3] / math.sqrt(1 + theta[4] ** 2)
+    point = math.log(theta[0]), theta[1], math.log(theta[2]), theta[4] * rest / theta[1], rest
+    assert averaged(*point, *ROWS[4])[0] == -math.inf
 
 
 def averages_near(theta, row, function):
