@@ -12,6 +12,7 @@ import copy
 import itertools
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import oracles
@@ -26,6 +27,7 @@ from clvmodels.errors import InputError
 from clvmodels.models.family import Histories, PurchaseFamily
 from clvmodels.numerics import loops
 from clvmodels.numerics.discounting import Flow
+from clvmodels.value.horizons import from_acquisition
 from clvmodels.value.presence import tabulate_presence
 from clvmodels.value.residual import make_schedule
 
@@ -295,6 +297,23 @@ def test_horizons_add_up(case):
         np.testing.assert_allclose(parts[:, 0] + parts[:, 1], parts[:, 2], rtol=1e-8)
         if delta:
             np.testing.assert_allclose(parts[:, 2] + parts[:, 3], parts[:, 4], rtol=1e-8)
+
+
+def test_purchases_since_acquisition(case):
+    """Of a customer of whom nothing is known: those of the story, and P(alive) times those of the living.
+
+    The first purchase may already have been the last.
+    """
+    steps = round(case.horizon) if case.discrete else 200
+    asked = SimpleNamespace(purchases=case.family, draws=case.vector[None])
+    found = from_acquisition(asked, steps, steps / case.horizon).sum()
+    nobody = np.zeros((1, len(case.family.state)))
+    flow = Flow(delta=0.0, horizon=float(case.horizon))
+    exact = value.expected_purchases(case.family, case.vector[None], nobody, [flow]).item()
+    assert found == pytest.approx(exact, rel=1e-6)  # three nodes in each step
+    histories = case.histories
+    early = histories.customer[histories.time <= case.horizon]
+    assert_mean_zero(np.bincount(early, minlength=len(case.T)) - exact)
 
 
 def test_undiscounted_total(case):

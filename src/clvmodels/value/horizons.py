@@ -16,7 +16,7 @@ from clvmodels.numerics import groups, loops
 from clvmodels.numerics.discounting import Flow
 from clvmodels.value.patterns import AnyValuation
 from clvmodels.value.residual import make_schedule, tabulate
-from clvmodels.value.stream import Valuation
+from clvmodels.value.stream import Valuation, p_alive
 from clvmodels.value.threads import ordered
 
 MEASURES = ("orders", "revenue", "margin")
@@ -223,7 +223,8 @@ def from_acquisition(valuation: Valuation, steps: int, per_unit: float) -> np.nd
     Returns
     -------
     Shape (draw, step): purchases in ((k-1)/per_unit, k/per_unit], nothing known but the parameters. The
-    rate of a customer just acquired, by three-point Gauss-Legendre in each day.
+    rate of a customer just acquired, by three-point Gauss-Legendre in each day, times the probability that
+    the first purchase was not the last, which families with dropout after every purchase have below 1.
     """
     family = valuation.purchases
     nobody = np.zeros(len(family.state))
@@ -235,7 +236,8 @@ def from_acquisition(valuation: Valuation, steps: int, per_unit: float) -> np.nd
         weights = weights / 2 / per_unit
     rate = np.empty((len(valuation.draws), len(times)))
     groups.rates_over_time(family.rate, valuation.draws, nobody, times, rate)
-    return rate.reshape(len(rate), steps, -1) @ weights
+    stays = p_alive(family, valuation.draws, nobody[None])
+    return stays * (rate.reshape(len(rate), steps, -1) @ weights)
 
 
 def in_window(valuation: AnyValuation, per_unit: float, back: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
