@@ -14,7 +14,7 @@ from clvmodels.fit import fit_family, gate, nuts, surrogate
 from clvmodels.fit.convergence import _ess_of_mean
 from clvmodels.fit.graph import Target
 from clvmodels.fit.importance import _effective, resample, sample, smooth
-from clvmodels.fit.maximum import Peak
+from clvmodels.fit.maximum import Peak, climb
 from clvmodels.fit.priors import resolve
 from clvmodels.models import registry
 from clvmodels.models.family import Coordinate, Family, Parameter, Scale
@@ -372,3 +372,19 @@ def test_the_pymc_model_has_the_same_density():
         assert target(point, *weights)[0] == pytest.approx(
             float(target.model.compile_logp(jacobian=jacobian)(values)), rel=1e-12
         )
+
+
+def test_a_search_that_rises_without_end_ends():
+    """A ridge that gains 0.02 nats on its way to infinity: no maximum, said after a few evaluations."""
+    asked = []
+
+    def ridge(point):
+        x, y = point
+        asked.append(y)
+        fall = 0.02 * np.exp(-y / 20)
+        return -3e4 - 50 * (x - 1) ** 2 - fall, np.array([-100 * (x - 1), fall / 20])
+
+    peak = climb(ridge, np.zeros(2))
+    assert not peak.converged
+    assert peak.point[0] == pytest.approx(1, abs=1e-6)
+    assert len(asked) < 50  # 50 of Newton's steps would ask 250 times

@@ -18,6 +18,9 @@ STEP = 1e-4
 higher derivatives are of the size of the second and the relative error is about STEP² = 1e-8."""
 LARGEST_SD = 3.0
 """A direction in which the curvature says more than this many units of log or logit is not identified."""
+ENDLESS = 1e-4
+"""Nats that a Newton step gains below which the climb ends where a direction is not identified: such a ridge
+rises towards its supremum for ever, and evaluations become slow out there."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,8 @@ def climb(density: Density, start: np.ndarray) -> Peak:
         size, axes = np.linalg.eigh(precision)
         step = axes @ (axes.T @ gradient / np.maximum(np.abs(size), LARGEST_SD**-2))
         gain = gradient @ step
-        if gain < 1e-14:
+        endless = size[0] < LARGEST_SD**-2 and gain < ENDLESS
+        if gain < 1e-14 or endless:
             break
         step *= min(1.0, 2.0 / np.abs(step).max())
         near = gain < 1e-4  # values no longer resolve the gain; Newton's step is safe here
