@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from scipy import stats
+from scipy import optimize, stats
 
 from clvmodels.artifacts import FamilyPosterior, Posterior, Rows
 from clvmodels.config import FitConfig, ModelConfig
@@ -18,6 +18,7 @@ from clvmodels.fit.maximum import Peak, climb
 from clvmodels.fit.priors import resolve
 from clvmodels.models import registry
 from clvmodels.models.family import Coordinate, Family, Parameter, Scale
+from clvmodels.numerics import bends
 from clvmodels.numerics.special import ranks
 
 SCALE = Scale(time=1.0, rate=1.0, spend=1.0)
@@ -219,7 +220,7 @@ def test_polynomial_draws_are_from_the_density():
         assert stats.kstest(column, stats.gamma(shape, scale=1 / shape).cdf).pvalue > 1e-4
 
 
-def test_bent_coordinates_are_of_the_same_density():
+def test_straight_coordinates_are_of_the_same_density():
     shape, k = 2.0, 2
     mode = Peak(np.zeros(k), -shape * k, shape * np.eye(k), True)
     counts = []
@@ -228,34 +229,77 @@ def test_bent_coordinates_are_of_the_same_density():
 
         def target(z, asked=asked):
             asked.append(z)
-            return *skewed(shape)(z), np.exp(z)
+            return skewed(shape)(z)
 
-        draws, divergences = nuts.sample(target, mode, 2, 200, 1000, 5, bend=bend)
+        points, divergences = nuts.sample(target, mode, 2, 200, 1000, 5, bend=bend)
         assert divergences == 0
-        for column in draws.reshape(-1, k)[::2].T:
+        for column in np.exp(points).reshape(-1, k)[::2].T:
             assert stats.kstest(column, stats.gamma(shape, scale=1 / shape).cdf).pvalue > 1e-4
         counts.append(len(asked))
     assert counts[0] != counts[1]  # it was bent
 
 
-def test_a_bend_has_the_jacobian_that_it_says_and_finds_the_skewed_direction():
-    axis = np.array([0.6, 0.0, -0.8])
+def some_map(k, many=bends.BENDS, seed=3):
+    """One to one: |u·d| is at most 0.6."""
+    rng = np.random.default_rng(seed)
+    lower = np.eye(k) + 0.3 * rng.standard_normal((k, k))
+    parts = [rng.standard_normal(k), lower[np.tril_indices(k)]]
+    for _ in range(many):
+        u, d = rng.standard_normal((2, k))
+        d *= 0.6 / np.abs(u @ d) if abs(u @ d) > 0.6 else 1.0
+        parts += [u, d, rng.standard_normal(1)]
+    return bends.Straightened(np.concatenate(parts), k), np.tril(lower)
 
-    def gradient(z):
-        t = axis @ z
-        return -z + 0.45 * t**2 * axis  # c = 0.9 along the axis
 
-    bend = nuts.Bend.of(gradient, 3)
-    assert abs(bend.direction @ axis) == pytest.approx(1, abs=1e-8)
-    assert bend.strength * (bend.direction @ axis) == pytest.approx(nuts.SHARE * 0.9, rel=1e-6)
-    y, step = np.array([0.4, -1.2, 2.0]), 1e-6 * np.eye(3)
-    jacobian = np.array([bend(y + h) - bend(y - h) for h in step]).T / 2e-6
-    value, slope = bend.back(y, 0.0, np.zeros(3))
-    assert value == pytest.approx(np.linalg.slogdet(jacobian)[1], abs=1e-8)
-    differences = [(bend.back(y + h, 0.0, y)[0] - bend.back(y - h, 0.0, y)[0]) / 2e-6 for h in step]
+@pytest.mark.parametrize("k", [1, 3])
+def test_a_map_has_the_jacobian_and_the_inverse_that_it_says(k):
+    straight, root = some_map(k)
+    y, step = np.random.default_rng(1).standard_normal(k), 1e-6 * np.eye(k)
+    jacobian = np.array([straight(y + h) - straight(y - h) for h in step]).T / 2e-6
+    value, slope = straight.back(y, 0.0, np.zeros(k))
+    assert value + np.linalg.slogdet(root)[1] == pytest.approx(np.linalg.slogdet(jacobian)[1], abs=1e-8)
+    differences = [
+        (straight.back(y + h, 0.0, np.zeros(k))[0] - straight.back(y - h, 0.0, np.zeros(k))[0]) / 2e-6
+        for h in step
+    ]
     np.testing.assert_allclose(slope, differences, atol=1e-8)
-    g = np.array([0.3, -0.7, 1.1])
-    np.testing.assert_allclose(bend.back(y, 0.0, g)[1] - slope, jacobian.T @ g, atol=1e-8)
+    g = np.random.default_rng(2).standard_normal(k)
+    found = straight.back(y, 0.0, g)[1]
+    np.testing.assert_allclose(found - slope, jacobian.T @ g, atol=1e-7)
+    misfit, allowed = bends.misfit(straight.packed, k, straight(y)[None], g[None])
+    assert allowed
+    np.testing.assert_allclose(misfit[0], y + found, atol=1e-12)  # by the inverse
+
+
+def test_a_map_is_found_from_gradients():
+    """Points of a known map of a standard normal: one of the same form makes them normal again."""
+    k = 3
+    known, _ = some_map(k, many=1, seed=8)
+
+    def density(z):
+        y = optimize.root(lambda y: known(y) - z, np.zeros(k), tol=1e-13).x
+        jacobian = np.array([known(y + h) - known(y - h) for h in 1e-6 * np.eye(k)]).T / 2e-6
+        value, slope = known.back(y, 0.0, np.zeros(k))
+        return -y @ y / 2 - value, np.linalg.solve(jacobian.T, -y - slope)
+
+    peak = climb(density, known(np.zeros(k)))
+    found = bends.Straightened.of(density, peak.point, peak.covariance)
+    white = bends.Straightened.at(peak.point, peak.covariance)
+    left = []
+    for straight in (white, found):
+        ys = np.random.default_rng(5).standard_normal((50, k))
+        slopes = np.array([straight.back(y, *density(straight(y)))[1] for y in ys])
+        left.append(((slopes + ys) ** 2).sum(1).mean())
+    assert left[0] > 0.1
+    assert left[1] < 1e-4
+
+
+def test_what_cannot_be_straightened_is_whitened():
+    """Where the density is undefined at more than half of the points that the fit looks at."""
+    covariance = np.diag([4.0, 9.0])
+    found = bends.Straightened.of(lambda z: (math.nan, np.full(2, math.nan)), np.ones(2), covariance)
+    np.testing.assert_array_equal(found(np.zeros(2)), np.ones(2))
+    np.testing.assert_allclose(found(np.array([1.0, -1.0])), [3.0, -2.0])
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,10 @@ from builders import make_assumptions, make_posterior, make_summary
 
 from clvmodels import equity
 from clvmodels.config import FitConfig, ModelConfig
-from clvmodels.fit import fit_family, measure
+from clvmodels.fit import fit_family, measure, nuts
+from clvmodels.fit.convergence import ess
 from clvmodels.fit.graph import Target
+from clvmodels.fit.maximum import climb
 from clvmodels.fit.priors import resolve
 from clvmodels.models import registry
 from clvmodels.models.family import compiled
@@ -193,6 +195,25 @@ def test_work_of_a_large_fit(name, monkeypatch):
     assert part.diagnostics["ess"] > 2900
     assert count["compilation"] <= 1
     assert count["gradient"] <= 220
+
+
+@pytest.mark.parametrize("name", ["bg_nbd", "pareto_nbd"])
+def test_work_of_chains(name, cdnow):
+    """Gradients of NUTS are few, as few for each family, and its draws worth as many independent ones."""
+    family = registry.purchases(name)
+    rows = cdnow.fold(family.statistics)
+    target = Target.of(family, rows, resolve(family, ModelConfig(family=name), measure(cdnow), {}))
+    mode = climb(lambda point: target(point)[:2], target.start(measure(cdnow)))
+    count = Counter()
+
+    def counted(point):
+        count["gradient"] += 1
+        return target(point)
+
+    points, divergences = nuts.sample(counted, mode, 2, 200, 800, 3, bend=True)
+    assert divergences == 0
+    assert min(ess(points[..., i])["bulk"] for i in range(points.shape[2])) > 800
+    assert count["gradient"] <= 5_100
 
 
 def test_costly_terms_are_computed_once_a_pair():

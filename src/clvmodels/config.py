@@ -385,8 +385,8 @@ class FitConfig(Section):
     chains: Annotated[int, Field(ge=2, le=16)] = 4
     """NUTS only; draws are split over chains."""
     tune: Annotated[int, Field(ge=100)] = 1000
-    """NUTS only; warm-up steps of a chain. With effects, of which none is pooled, 300 at most: the
-    maximum tells their scale."""
+    """NUTS only; warm-up steps of a chain. 300 at most where no effect is pooled or has a horseshoe: the
+    maximum tells the scale."""
     allow_unconverged: bool = False
     """Value draws that failed the convergence gate; every page says so."""
 

@@ -151,16 +151,17 @@ def fit_family(
         return _single(family, target(mode.point)[2], "map", **common)
     stream = seed if isinstance(seed, np.random.SeedSequence) else np.random.SeedSequence(seed)
     if sampler == "nuts":
-        draws, diagnostics["divergences"] = nuts.sample(
+        points, diagnostics["divergences"] = nuts.sample(
             target,
             mode,
             options.chains,
-            options.tune,
+            min(options.tune, nuts.STEPS),
             options.draws,
             int(stream.generate_state(1)[0]),
             progress=stage("NUTS"),
             bend=True,
         )
+        draws = target.native(points.reshape(-1, points.shape[2])).reshape(*points.shape[:2], -1)
     else:
         found, more = _importance(target, mode, options.draws, stream, stage("importance sampling"))
         draws = found.draws[None]

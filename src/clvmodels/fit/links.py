@@ -34,8 +34,6 @@ ACCEPTANCE = 0.9
 """Of NUTS, where scales are estimated: levels that hardly differ make a narrow corner near 0."""
 PILOT = 1200
 """Draws from which the main run learns its geometry where scales are estimated."""
-STEPS = 300
-"""Warm-up steps of a chain that needs to learn its step alone."""
 
 _compiled: dict[tuple, tuple[Family, Any]] = {}
 
@@ -353,21 +351,18 @@ def _by_nuts(
 
     first, second = (int(seed) for seed in stream.generate_state(2))
     centred = PartlyCentred.of(target, mode)
-    around, tune, acceptance = centred.peak(mode), min(options.tune, STEPS), 0.8
+    around, tune, acceptance = centred.peak(mode), min(options.tune, nuts.STEPS), 0.8
     if any(term.estimated_sd or term.horseshoe for term in target.design.terms):
-        density = centred
-
-        def pilot(point: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
-            return *density(point)[:2], point
-
         points, _ = nuts.sample(
-            pilot, around, options.chains, tune, PILOT, first, ACCEPTANCE, stage("NUTS, pilot")
+            centred, around, options.chains, tune, PILOT, first, ACCEPTANCE, stage("NUTS, pilot")
         )
         centred, around = centred.learned(mode, points.reshape(-1, points.shape[2]))
         tune, acceptance = options.tune, ACCEPTANCE
-    return nuts.sample(
+    points, divergences = nuts.sample(
         centred, around, options.chains, tune, options.draws, second, acceptance, stage("NUTS")
     )
+    draws = np.array([centred(point)[2] for point in points.reshape(-1, points.shape[2])])
+    return draws.reshape(*points.shape[:2], -1), divergences
 
 
 def fit_linked(
