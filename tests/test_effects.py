@@ -674,6 +674,50 @@ def test_totals_ahead_are_sums_over_patterns(people, posterior):
     assert (paid > 0).all()
 
 
+# ---------------------------------------------------------------- survey
+
+
+def test_a_survey_is_the_sum_of_those_of_each_pattern(people, posterior):
+    """Two customers of each pattern, and each alone by its own native draws as if everyone had them."""
+    few = people.take(np.sort(np.unique(Natives.of(posterior.purchases, people).index, return_index=True)[1]))
+    few = few.take(np.repeat(np.arange(len(few)), 2))
+    draws = posterior.thinned(12)
+    plain = make_assumptions(few, cost_alive=0.02, cost_addressed=0.03, cost_window=60.0)
+    found = equity.survey(valuation(few, draws, plain, 1, 2))
+    buys, pays = (Natives.of(part, few) for part in (draws.purchases, draws.spend))
+    own = []
+    for i in range(len(few)):
+        alone = make_posterior(
+            ("bg_nbd", buys.draws(int(buys.index[i]))), ("gamma_gamma", pays.draws(int(pays.index[i])))
+        )
+        one = few.take(np.array([i]))
+        own.append(equity.survey(Valuation(one, alone, replace(plain, margin=plain.margin[[i]]), 1, 1)))
+    for name in ("equity", "potential", "by_purchases", "by_spend"):
+        total = sum(getattr(one, name) for one in own)
+        np.testing.assert_allclose(getattr(found, name), total, rtol=1e-9, err_msg=name)
+    for name, value in found.changed.items():
+        np.testing.assert_allclose(value, sum(one.changed[name] for one in own), rtol=1e-9, err_msg=name)
+    for name, value in found.lost.items():
+        np.testing.assert_allclose(value, sum(one.lost[name] for one in own), rtol=1e-9, err_msg=name)
+    for name in ("p_alive", "value", "lapse", "in_doubt"):
+        each = np.concatenate([getattr(one, name) for one in own])
+        np.testing.assert_allclose(getattr(found, name), each, rtol=1e-9, atol=1e-12, err_msg=name)
+    assert set(found.changed) == set(own[0].changed)
+    total = sum(valuation(few, draws, plain, 1, 1).expected(details=False, then=lambda tile: tile.sum()))
+    np.testing.assert_allclose(found.equity, total, rtol=1e-9)
+
+
+def test_a_survey_takes_draws_that_stand_for_all(people, posterior):
+    """An eighth of them, spread evenly by value: its mean is within a standard error of a random eighth's."""
+    few = people.take(np.arange(12))
+    whole = valuation(few, posterior, make_assumptions(few), 1, 1)
+    found = equity.survey(whole, 125)
+    total = sum(whole.expected(details=False, then=lambda tile: tile.sum()))
+    assert (np.diff(found.picks) > 0).all()
+    np.testing.assert_allclose(found.equity, total[found.picks], rtol=1e-9)
+    assert abs(found.equity.mean() - total.mean()) < total.std() / np.sqrt(125)
+
+
 # ---------------------------------------------------------------- bridge
 
 

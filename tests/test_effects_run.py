@@ -75,6 +75,13 @@ def test_effects_stand_in_every_file(run):
     mean = next(float(row["value"]) for row in found if row["statistic"] == "mean")
     assert mean == json.loads((run.path / "summary.json").read_text())["effects"][entry]["value"]["mean"]
     assert run.summary["pooling"][0]["sd"]["mean"] == 0.3
+    # What is at risk and what equity depends on, as of every run.
+    total = run.summary["equity"]["existing"]["expected"]["mean"]
+    deciles = run.summary["partitions"]["decile"]
+    assert sum(part["equity"]["expected"]["mean"] for part in deciles) == pytest.approx(total, rel=1e-6)
+    by_change = {row["name"]: row["equity"]["mean"] for row in run.summary["sensitivities"]}
+    assert by_change["rate"] > run.summary["risk"]["equity"]["mean"] > by_change["discount_up"]
+    assert (run.path / "wake_up.csv").read_text().count("\n") > 10
 
 
 def test_shared_shocks_reach_customers_who_differ(run):

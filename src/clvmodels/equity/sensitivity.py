@@ -18,12 +18,14 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from clvmodels.numerics import loops
 from clvmodels.numerics.discounting import Flow
-from clvmodels.value import Valuation, expected_spend, p_alive, residual
+from clvmodels.value import AnyValuation, Valuation, expected_spend, p_alive, residual
+from clvmodels.value import valuation as any_valuation
 from clvmodels.value.residual import make_schedule, tabulate
 from clvmodels.value.stream import TILE, Kinds
 from clvmodels.value.threads import ordered
@@ -39,6 +41,8 @@ BETTER = 0.01
 YEARS = (3.0, 5.0, 10.0, np.inf)
 """Horizons."""
 _FEW = 8
+_BY_CUSTOMER = ("p_alive", "value", "lapse", "in_doubt")
+_SUMS = ("equity", "potential", "by_purchases", "by_spend")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,8 +94,8 @@ class _Wanted:
     presence: float = 1.0
 
 
-def survey(valuation: Valuation, draws: int = DRAWS) -> Survey:
-    """Value the customers under changed assumptions.
+def survey(valuation: AnyValuation, draws: int = DRAWS) -> Survey:
+    """Value the customers under changed assumptions, those who differ in their parameters pattern by pattern.
 
     Parameters
     ----------
@@ -101,6 +105,33 @@ def survey(valuation: Valuation, draws: int = DRAWS) -> Survey:
         At most so many draws are used.
     """
     picks = _spread(valuation, draws)
+    whole: Survey | None = None
+    for part, members in valuation.each(lambda part, members: (_alike(part, picks), members)):
+        whole = _more(whole, part, members, len(valuation.summary))
+    assert whole is not None
+    return whole
+
+
+def _more(whole: Survey | None, part: Survey, members: np.ndarray, customers: int) -> Survey:
+    """The survey of some customers beside that of others: sums, and columns of all customers.
+
+    A change that diverges for some is left out for all.
+    """
+    merged: dict[str, Any] = {}
+    for name in _BY_CUSTOMER:
+        merged[name] = np.empty(customers) if whole is None else getattr(whole, name)
+        merged[name][members] = getattr(part, name)
+    if whole is None:
+        return replace(part, **merged)
+    merged |= {name: getattr(whole, name) + getattr(part, name) for name in _SUMS}
+    for name in ("changed", "lost"):
+        one, other = getattr(whole, name), getattr(part, name)
+        merged[name] = {key: value + other[key] for key, value in one.items() if key in other}
+    return replace(whole, **merged)
+
+
+def _alike(valuation: Valuation, picks: np.ndarray) -> Survey:
+    """The survey of customers who share their draws, at some of them."""
     thin = copy.copy(valuation)
     thin.draws = np.ascontiguousarray(valuation.draws[picks])
     thin.spend_draws = np.ascontiguousarray(valuation.spend_draws[picks])
@@ -160,7 +191,7 @@ def survey(valuation: Valuation, draws: int = DRAWS) -> Survey:
             "in_doubt": ((1 - chance) * chance * worth).mean(axis=1),
         }
 
-    by_customer = {name: np.empty(len(thin.summary)) for name in ("p_alive", "value", "lapse", "in_doubt")}
+    by_customer = {name: np.empty(len(thin.summary)) for name in _BY_CUSTOMER}
     total = dict.fromkeys(("gained", "spent", "gross", "potential", "purchases", "spend"), np.zeros(()))
     for part in ordered(work, range(0, len(kinds.row), TILE), thin.threads):
         for name, column in by_customer.items():
@@ -194,18 +225,26 @@ def survey(valuation: Valuation, draws: int = DRAWS) -> Survey:
     )
 
 
-def _spread(valuation: Valuation, count: int) -> np.ndarray:
+def _spread(valuation: AnyValuation, count: int) -> np.ndarray:
     """Draws spread evenly over all in the order of what a few customers are worth, ascending."""
     if len(valuation.draws) <= count:
         return np.arange(len(valuation.draws))
     few = valuation.order[np.linspace(0, len(valuation.order) - 1, _FEW).astype(int)]
-    stats = valuation.rows.stats[valuation.rows.index[few]]
-    left = residual(valuation.purchases, valuation.draws, stats, [valuation.flow])[:, 0]
-    alive = p_alive(valuation.purchases, valuation.draws, stats)
-    spend = expected_spend(valuation.spend, valuation.spend_draws, valuation.spend_stats[few])
-    order = np.argsort((spend * alive * left.T).sum(axis=1), kind="stable")
+    assumptions = replace(valuation.assumptions, margin=valuation.assumptions.margin[few])
+    some = any_valuation(valuation.summary.take(few), valuation.posterior, assumptions, valuation.seed, 1)
+    order = np.argsort(sum(some.each(_worth)), kind="stable")
     middle = (np.arange(count) + 0.5) * len(order) / count
     return np.sort(order[middle.astype(int)])
+
+
+def _worth(valuation: Valuation, _: np.ndarray) -> np.ndarray:
+    """Expected revenue of the customers, shape (draw,)."""
+    stats = valuation.rows.stats[valuation.rows.index]
+    left = residual(valuation.purchases, valuation.draws, stats, [valuation.flow])[:, 0]
+    alive = p_alive(valuation.purchases, valuation.draws, stats)
+    spend = expected_spend(valuation.spend, valuation.spend_draws, valuation.spend_stats)
+    out: np.ndarray = (spend * alive * left.T).sum(axis=1)
+    return out
 
 
 def _wanted(valuation: Valuation) -> dict[str, _Wanted]:

@@ -502,18 +502,14 @@ def valued(
     from clvmodels import equity
     from clvmodels import fit as fitting
     from clvmodels.validate import systematic
-    from clvmodels.value import Valuation
     from clvmodels.value import valuation as any_valuation
 
     valuation = any_valuation(data, draws, assumptions, config.seed)
     with ThreadPoolExecutor(1) as thread:  # value's kernels leave the interpreter free
         beside = thread.submit(_beside_value, valuation, config)
-        survey = None
-        if isinstance(valuation, Valuation):  # with effects every pattern would need a survey of its own
-            if progress:
-                progress("value, changed assumptions", None)
-            survey = equity.survey(valuation)
-        result = equity.build(valuation, progress, survey)
+        if progress:
+            progress("value, changed assumptions", None)
+        result = equity.build(valuation, progress, equity.survey(valuation))
         gate = fitting.gate(draws, result.total(result.levels[0]))
         pass_gate(gate, config, folder, draws, data)
         result, more = newcomers.add(config, data, draws, assumptions, result, known, progress)

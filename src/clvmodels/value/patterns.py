@@ -140,6 +140,11 @@ class PatternedValuation:
                 self.part(number)
 
     @property
+    def order(self) -> np.ndarray:
+        """Customers, those of a pattern next to each other."""
+        return np.concatenate(self.members)
+
+    @property
     def band_edges(self) -> np.ndarray:
         """Edges of the year bands in time units, cut at the horizon."""
         edges = np.array(self.assumptions.band_years) * self.assumptions.units_per_year
