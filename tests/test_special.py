@@ -14,7 +14,13 @@ from hypothesis import strategies as st
 from scipy.special import betaln
 
 from clvmodels.numerics import special
-from clvmodels.numerics.special import beta_power_mean, beta_share, beta_shares, beta_staying
+from clvmodels.numerics.special import (
+    beta_power_mean,
+    beta_share,
+    beta_share_along,
+    beta_shares,
+    beta_staying,
+)
 
 # The docstring's claim: relative error below 5e-11 on this domain.
 CLAIM = 5e-11
@@ -172,6 +178,45 @@ def test_beta_shares_and_slopes():
         assert value == pytest.approx(float(second), rel=2e-12)
         room = 1e-9 * float(min(first, second))  # derivatives lose some digits where terms are many
         assert np.array([a, b, v]) * found == pytest.approx(np.array(slopes, float), abs=room), (a, b, v)
+
+
+@pytest.mark.parametrize(("n", "held"), [(0, ""), (1, ""), (31, "b"), (32, "av"), (75, ""), (200, "ab")])
+def test_beta_share_along_vectors(n, held):
+    """As one by one, whatever stands beside an entry: near 1 and far from it, 0 and not a number.
+
+    Both stop where less than 1e-13 is left, and their derivatives as the test above allows.
+    """
+    rng = np.random.default_rng(n)
+    a, b = np.exp(rng.uniform(np.log(0.02), np.log(1500), (2, n)))
+    v = np.exp(rng.uniform(-1, 1, n) * np.where(np.arange(n) < 64, 1.4, 12.0))
+    a, b, v = (x[:1] if name in held else x for name, x in zip("abv", (a, b, v), strict=True))
+    if n == 200:
+        v[[40, 140]] = np.nan, 0.0
+    found = beta_share_along(a, b, v)
+    assert found.shape == (4, n)
+    for i, row in enumerate(np.broadcast(a, b, v) if n else []):
+        one, have = np.array(beta_share(*map(float, row))), found[:, i]
+        if not row[2] > 0:
+            np.testing.assert_array_equal(have, one if row[2] == 0 else np.nan)
+            continue
+        room = 1e-9 * min(one[0], 1 - one[0]) / np.array(row)
+        assert min(have[0], 1 - one[0]) > 0
+        assert have[0] == pytest.approx(one[0], rel=1e-12)
+        assert (np.abs(have[1:] - one[1:]) <= room).all(), row
+
+
+def test_neighbours_change_no_bit_of_a_share():
+    """In any order, and alone."""
+    rng = np.random.default_rng(1)
+    a, b = np.exp(rng.uniform(-2, 4, (2, 100)))
+    v = np.exp(rng.uniform(-1.2, 1.2, 100) * (np.arange(100) < 90) * rng.integers(0, 2, 100))
+    v[90:] = np.exp(rng.uniform(-9, 9, 10))  # those that need many terms
+    found, order = beta_share_along(a, b, v), rng.permutation(100)
+    np.testing.assert_array_equal(beta_share_along(a[order], b[order], v[order]), found[:, order])
+    for i in range(0, 100, 7):
+        np.testing.assert_array_equal(
+            beta_share_along(a[i : i + 1], b[i : i + 1], v[i : i + 1])[:, 0], found[:, i]
+        )
 
 
 def test_beta_shares_far_out():

@@ -85,7 +85,8 @@ def over_distinct(output: Any, gathers: Mapping[Any, tuple[Any, Any]]) -> Any:
     pairs: dict[tuple[Any, ...], tuple[Any, Any, Any]] = {}
     nodes = io_toposort(list(gathers), [output])
     for node in nodes:
-        if not isinstance(node.op, Elemwise):
+        costly = getattr(getattr(node.op, "scalar_op", node.op), "costly", False)
+        if not (costly or isinstance(node.op, Elemwise)):
             continue
         indices = {moved[i][1] for i in node.inputs if i in moved}
         if not all(i in moved or all(i.type.broadcastable) for i in node.inputs):
@@ -93,7 +94,7 @@ def over_distinct(output: Any, gathers: Mapping[Any, tuple[Any, Any]]) -> Any:
         if len(indices) == 1:
             index = indices.pop()
             inputs = [moved[i][0] if i in moved else i for i in node.inputs]
-        elif len(indices) == 2 and getattr(node.op.scalar_op, "costly", False):
+        elif len(indices) == 2 and costly:
             key = tuple(sorted(indices, key=lambda index: index.name))
             if key not in pairs:
                 pairs[key] = _pairs(*key)
