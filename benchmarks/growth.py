@@ -24,10 +24,6 @@ FIRST = np.datetime64("2020-01-01")
 VARIANTS: list[dict[str, Any]] = [
     {"name": "bg_nbd"},
     {"name": "pareto_nbd", "models": {"purchases": {"family": "pareto_nbd"}}},
-    {
-        "name": "bg_nbd cohorts",
-        "models": {"pool": {"by": "first_month", "on": "purchase", "structure": "random_walk"}},
-    },
     {"name": "bg_nbd calendar", "models": {"calendar": "weekly"}},
 ]
 
