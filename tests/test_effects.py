@@ -535,25 +535,70 @@ def partially(unbalanced) -> Posterior:
     return fitting.fit(unbalanced, MODELS.purchases, MODELS.spend, options, 2, terms=terms)
 
 
-def test_partly_centred_points_have_the_same_density(unbalanced):
-    """The density of y = z sd^w is that of z times |dz/dy|, its gradient that of differences."""
-    from clvmodels.fit.links import PartlyCentred
+@pytest.fixture(scope="module")
+def sparse(unbalanced) -> tuple[Summary, tuple[Term, ...]]:
+    """300 customers, their spend driven by the first of three numbers, under a horseshoe."""
+    some = np.flatnonzero(unbalanced.spenders)[:300]
+    few, rng = unbalanced.take(some), np.random.default_rng(6)
+    columns = {name: rng.choice([0, 1, 2], len(few)) for name in ("x", "y", "z")}
+    paid = few["monetary_value"] * np.exp(0.4 * columns["x"])
+    people = replace(
+        few,
+        columns={**few.columns, "monetary_value": paid},
+        features={name: Segment(codes=codes, labels=("0", "1", "2")) for name, codes in columns.items()},
+    )
+    covariates = CovariatesConfig(spend=("x", "y", "z"), prior="horseshoe")
+    return people, design.terms(ModelsConfig(covariates=covariates), people)
+
+
+@pytest.mark.parametrize("way", ["pooled", "horseshoe"])
+def test_untied_points_have_the_same_density(unbalanced, sparse, way):
+    """The density of y = (z - m) e^ρ is that of z times |dz/dy|, its gradient that of differences."""
+    from clvmodels.fit.links import Untied
     from clvmodels.fit.maximum import climb
 
-    target = linked(GG, unbalanced, pooled(unbalanced), unbalanced.spenders)
-    mode = climb(lambda at: target(at)[:2], target.start(measure(unbalanced)))
-    centred = PartlyCentred.of(target, mode)
-    assert centred.share[0] > 0.9 > 0.7 > centred.share[4]  # 900 customers, and three
-    peak = centred.peak(mode)
-    assert centred(peak.point)[0] + centred.share @ peak.point[centred.scale] == pytest.approx(mode.value)
+    people, terms = (unbalanced, pooled(unbalanced)) if way == "pooled" else sparse
+    target = linked(GG, people, terms, people.spenders)
+    mode = climb(lambda at: target(at)[:2], target.start(measure(people)))
+    untied = Untied.of(target, mode)
+    z, s = mode.point[untied.level], np.exp(untied.log_scale(mode.point)[0])
+    np.testing.assert_allclose(
+        s * z, target(mode.point)[2][3 : 3 + len(z)], rtol=1e-9
+    )  # u, as the model has it
+    peak = untied.peak(mode)
+    if way == "pooled":
+        assert untied.share[0] > 0.9 > 0.7 > untied.share[4]  # 900 customers, and three
+    else:  # at the mode z is its own conditional mean, so that y is 0, with curvature 1
+        np.testing.assert_allclose(peak.point[untied.level], 0.0, atol=1e-9)
+        np.testing.assert_allclose(np.diag(peak.precision)[untied.level], 1.0, rtol=1e-9)
+    np.testing.assert_allclose(untied.inner(peak.point), mode.point, rtol=1e-12, atol=1e-12)
+    assert untied(peak.point)[0] + untied.moments(peak.point)[1].sum() == pytest.approx(mode.value)
     point = peak.point + 0.1
-    _, gradient, quantities = centred(point)
-    inner = point.copy()
-    inner[centred.level] *= np.exp(-centred.share * point[centred.scale])
-    np.testing.assert_array_equal(quantities, target(inner)[2])
+    _, gradient, quantities = untied(point)
+    np.testing.assert_array_equal(quantities, target(untied.inner(point))[2])
     for j, step in enumerate(1e-5 * np.eye(len(point))):
-        slope = (centred(point + step)[0] - centred(point - step)[0]) / 2e-5
+        slope = (untied(point + step)[0] - untied(point - step)[0]) / 2e-5
         assert slope == pytest.approx(gradient[j], rel=1e-5, abs=1e-3)
+
+
+def test_a_horseshoe_believes_few_effects(sparse, monkeypatch):
+    """By NUTS without a divergence: two numbers that mean nothing are drawn to 0, one that does is kept."""
+    from clvmodels.fit import links as linking
+
+    monkeypatch.setattr(linking, "PILOT", 400)
+    people, terms = sparse
+    part = linking.fit_linked(
+        GG, people, people.spenders, terms, MODELS.spend,
+        FitConfig(sampler="nuts", draws=400, tune=200, chains=2), np.random.SeedSequence(1), measure(people),
+        lambda name: lambda share: None,
+    )  # fmt: skip
+    assert part.diagnostics["divergences"] == 0
+    assert max(part.diagnostics["r_hat"].values()) < 1.05  # of chains of 200 draws
+    beta = part.effects.flat[:, :3]
+    mean, sd = beta.mean(axis=0), beta.std(axis=0)
+    assert abs(mean[0] - 0.4 * terms[0].scale) < 4 * sd[0]
+    assert (abs(mean[1:]) < 3 * sd[1:]).all()
+    assert (sd[1:] < sd[0]).all()  # narrower than what the data alone leave
 
 
 def test_a_small_segment_borrows_strength(unbalanced, partially):

@@ -159,53 +159,111 @@ class LinkedTarget:
 
 
 @dataclass(frozen=True)
-class PartlyCentred:
-    """The same density over points in which each pooled level is as far centred as its data say.
+class Untied:
+    """The same density over points in which deviations depend little on their scale.
 
-    A level's z = u/sd and the sd are tied along a curve where the data know u, and independent where they do
-    not. In y = z sd^w, with w the share of what is known of z at the mode that comes from the data, they are
-    about independent for any level: w near 1 is the centred, near 0 the non-centred form.
+    A deviation is u = s z with a scale s that is estimated: the sd of a pooled column, or what the horseshoe
+    gives to one coefficient. z and s are tied along a curve where the data know u. A point has
+    y = (z - m) e^ρ in the place of z:
+
+    * Pooled levels share one scale: m = 0, ρ = w log s. w is the share of what is known of z at the mode that
+      comes from the data, near 1 for the centred, near 0 for the non-centred form.
+    * A coefficient with a scale of its own, which may be anything from 0 to the slab: if the data say
+      of u what a normal of mean û and precision I does, z given s has precision A = 1 + s² I and mean
+      m = s I û / A, so that with ρ = log(A) / 2 y is standard normal at any s. I and û are read off the mode.
 
     Attributes
     ----------
-    level, scale
-        Places in a point of each level's z, and of the log of its standard deviation.
-    share
-        w of each level.
+    level
+        Places in a point of each deviation's z.
+    scale
+        Shape (deviation, 2): places of the logarithms whose sum x is the log of its scale (of the second
+        for ``own`` alone).
+    own
+        Shape (deviation,): whether the scale is its own.
+    slab
+        Shape (deviation,): log of the largest scale c, s = e^x / √(1 + (e^x / c)²); infinite where pooled.
+    share, information, pull
+        w, I and I û, shape (deviation,).
     """
 
     target: LinkedTarget
     level: np.ndarray
     scale: np.ndarray
+    own: np.ndarray
+    slab: np.ndarray
     share: np.ndarray
+    information: np.ndarray
+    pull: np.ndarray
 
     @classmethod
-    def of(cls, target: LinkedTarget, mode: Peak) -> PartlyCentred:
+    def of(cls, target: LinkedTarget, mode: Peak) -> Untied:
         places = target.places()
         level: list[int] = []
-        scale: list[int] = []
+        scale: list[tuple[int, int]] = []
+        own: list[bool] = []
+        slab: list[float] = []
         for number, term in enumerate(target.design.terms):
+            key = f"{term.driver}_{number}"
+            mine = range(places[f"{key}_z"].start, places[f"{key}_z"].stop)
             if term.estimated_sd:
-                key = f"{term.driver}_{number}"
-                own = places[f"{key}_z"]
-                level += range(own.start, own.stop)
-                scale += [places[f"{key}_sd"].start] * (own.stop - own.start)
-        known = np.diag(mode.precision)[level]
-        share = 1 - 1 / np.maximum(known, 1.0)
-        return cls(target, np.array(level, int), np.array(scale, int), share)
+                scale += [(places[f"{key}_sd"].start,) * 2] * len(mine)
+            elif term.horseshoe:
+                overall = places[f"{term.driver}_overall"].start
+                scale += [(places[f"{key}_local"].start + j, overall) for j in range(len(mine))]
+            else:
+                continue
+            level += mine
+            own += [term.horseshoe] * len(mine)
+            slab += [float(np.log(term.prior_scale)) if term.horseshoe else np.inf] * len(mine)
+        known = np.maximum(np.diag(mode.precision)[level], 1.0)
+        none = np.zeros(len(level))
+        tied = cls(
+            target, np.array(level, int), np.array(scale, int).reshape(-1, 2), np.array(own, bool),
+            np.array(slab), 1 - 1 / known, none, none,
+        )  # fmt: skip
+        s = np.exp(tied.log_scale(mode.point)[0])
+        return replace(tied, information=(known - 1) / s**2, pull=mode.point[level] * known / s)
+
+    def log_scale(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Log of each deviation's scale, and its slope in x, shape (..., deviation)."""
+        x = points[..., self.scale[:, 0]] + np.where(self.own, points[..., self.scale[:, 1]], 0.0)
+        beyond = np.logaddexp(0.0, 2 * (x - self.slab))
+        return x - beyond / 2, np.exp(-beyond)
+
+    def moments(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """m and ρ of each deviation, and their slopes in x, shape (..., deviation)."""
+        log_scale, slope = self.log_scale(points)
+        s = np.exp(np.where(self.own, log_scale, 0.0))
+        A = 1 + s**2 * self.information
+        known = np.where(self.own, 1 - 1 / A, self.share)
+        mean = np.where(self.own, s * self.pull / A, 0.0)
+        root = np.where(self.own, np.log(A) / 2, self.share * log_scale)
+        return mean, root, mean * (1 - 2 * known) * slope, known * slope
+
+    def inner(self, points: np.ndarray) -> np.ndarray:
+        """Points of the target."""
+        out = points.copy()
+        mean, root, *_ = self.moments(points)
+        out[..., self.level] = points[..., self.level] * np.exp(-root) + mean
+        return out
 
     def __call__(self, point: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
-        stretch = np.exp(-self.share * point[self.scale])
+        mean, root, mean_slope, root_slope = self.moments(point)
+        shrink = np.exp(-root)
+        away = point[self.level] * shrink
         inner = point.copy()
-        inner[self.level] *= stretch
+        inner[self.level] = away + mean
         value, gradient, quantities = self.target(inner)
         of_level = gradient[self.level]
-        np.add.at(gradient, self.scale, -self.share * (of_level * inner[self.level] + 1))
-        gradient[self.level] = of_level * stretch
-        return value - float(self.share @ point[self.scale]), gradient, quantities
+        of_x = of_level * (mean_slope - away * root_slope) - root_slope
+        np.add.at(gradient, self.scale[:, 0], of_x)
+        np.add.at(gradient, self.scale[self.own, 1], of_x[self.own])
+        gradient[self.level] = of_level * shrink
+        return value - float(root.sum()), gradient, quantities
 
-    def learned(self, mode: Peak, points: np.ndarray) -> tuple[PartlyCentred, Peak]:
-        """Centred as draws of a pilot say, and their mean and covariance in the new points.
+    def learned(self, points: np.ndarray) -> tuple[Untied, Peak]:
+        """Pooled levels centred as draws of a pilot say, and their mean and covariance in the new points.
 
         With estimated scales the mode lies far from most of the posterior (a large scale with small z is
         as high as it gets). What the data know of a level is 1 + sd² I by the precision of its z at the
@@ -216,13 +274,11 @@ class PartlyCentred:
         points
             Shape (draw, k), of this density.
         """
-        inner = points.copy()
-        inner[:, self.level] *= np.exp(-self.share * points[:, self.scale])
-        known = np.maximum(np.diag(mode.precision)[self.level], 1.0) - 1
-        wider = np.exp(2 * (inner.mean(axis=0) - mode.point)[self.scale])
-        new = replace(self, share=1 - 1 / (1 + known * wider))
-        outer = inner.copy()
-        outer[:, self.level] *= np.exp(new.share * inner[:, self.scale])
+        outer = self.inner(points)
+        wider = np.exp(2 * self.log_scale(points)[0].mean(axis=0))
+        new = replace(self, share=1 - 1 / (1 + self.information * wider))
+        mean, root, *_ = new.moments(points)
+        outer[:, self.level] = (outer[:, self.level] - mean) * np.exp(root)
         n, k = outer.shape
         covariance = np.cov(outer.T)
         covariance = (n * covariance + k * np.diag(np.diag(covariance))) / (n + k)
@@ -231,12 +287,14 @@ class PartlyCentred:
 
     def peak(self, mode: Peak) -> Peak:
         """The mode of the target, and its covariance, in these points."""
-        point = mode.point.copy()
-        stretch = np.exp(self.share * point[self.scale])
-        point[self.level] *= stretch
-        slope = np.eye(len(point))
-        slope[self.level, self.level] = stretch
-        slope[self.level, self.scale] = self.share * point[self.level]
+        mean, root, mean_slope, root_slope = self.moments(mode.point)
+        away = mode.point[self.level] - mean
+        point, slope = mode.point.copy(), np.eye(len(mode.point))
+        point[self.level] = away * np.exp(root)
+        slope[self.level, self.level] = np.exp(root)
+        by_x = np.exp(root) * (away * root_slope - mean_slope)
+        slope[self.level, self.scale[:, 0]] = by_x
+        slope[self.level[self.own], self.scale[self.own, 1]] = by_x[self.own]
         inverse = np.linalg.inv(slope)
         return Peak(point, mode.value, inverse.T @ mode.precision @ inverse, mode.converged)
 
@@ -350,18 +408,18 @@ def _by_nuts(
     from clvmodels.fit import nuts
 
     first, second = (int(seed) for seed in stream.generate_state(2))
-    centred = PartlyCentred.of(target, mode)
-    around, tune, acceptance = centred.peak(mode), min(options.tune, nuts.STEPS), 0.8
+    untied = Untied.of(target, mode)
+    around, tune, acceptance = untied.peak(mode), min(options.tune, nuts.STEPS), 0.8
     if any(term.estimated_sd or term.horseshoe for term in target.design.terms):
         points, _ = nuts.sample(
-            centred, around, options.chains, tune, PILOT, first, ACCEPTANCE, stage("NUTS, pilot")
+            untied, around, options.chains, tune, PILOT, first, ACCEPTANCE, stage("NUTS, pilot")
         )
-        centred, around = centred.learned(mode, points.reshape(-1, points.shape[2]))
+        untied, around = untied.learned(points.reshape(-1, points.shape[2]))
         tune, acceptance = options.tune, ACCEPTANCE
     points, divergences = nuts.sample(
-        centred, around, options.chains, tune, options.draws, second, acceptance, stage("NUTS")
+        untied, around, options.chains, tune, options.draws, second, acceptance, stage("NUTS")
     )
-    draws = np.array([centred(point)[2] for point in points.reshape(-1, points.shape[2])])
+    draws = np.array([untied(point)[2] for point in points.reshape(-1, points.shape[2])])
     return draws.reshape(*points.shape[:2], -1), divergences
 
 
