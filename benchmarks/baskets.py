@@ -102,7 +102,7 @@ def on_a_log(path: Path) -> list[dict[str, Any]]:
         later = data["later_expected_revenue"].values.mean(axis=0)
         draws, seed = data.sizes["draw"], origin.date.toordinal()
         family = registry.spend(described["family"])
-        wild = systematic.variation(family, list(described["mean"].values()), seed)
+        wild = systematic.variation(family, list(described["mean"].values()), seed).total
         mean = np.divide(paid, count, out=np.zeros(len(count)), where=count > 0)
         noise = np.full(len(count), np.inf)
         known = (count >= shocks.LEAST) & (mean > 0)

@@ -356,6 +356,13 @@ def test_record_holds_what_a_shared_level_needs(done, past):
     assert data["window_orders"].sum() <= summary["frequency"].sum()
     assert data["week"].values[-1] == np.datetime64(origin.date)
     assert data["window_expected_orders"].dims == ("thin", "week")
+    assert data["window_level_noise"].shape == (data.sizes["week"],) * 2
+    told = np.isfinite(np.diagonal(data["window_level_noise"]))
+    anchor, level = data["window_anchor"].values, data["window_level"].values
+    assert anchor.sum() == pytest.approx(1)
+    assert anchor @ level == pytest.approx(1)
+    assert told.any()
+    assert not anchor[~told].any()
     count, paid = past.repeats(position, origin.date, origin.date + dt.timedelta(days=91))
     assert float(data["later_orders"].sum()) == count.sum() == data["actual"].values[0, 1]
     assert float(data["later_revenue"].sum()) == pytest.approx(paid.sum())

@@ -60,6 +60,33 @@ def test_density_is_the_multivariate_normal():
     np.testing.assert_allclose(found - found[0], np.array(expected) - expected[0], rtol=1e-9, atol=1e-9)
 
 
+def test_noise_of_a_window_may_be_shared_by_its_weeks():
+    """A diagonal covariance is the variances; of a full one the weeks that tell nothing fall out."""
+    rng = np.random.default_rng(9)
+    weeks = 30
+    variance, share = rng.uniform(0.01, 0.05, weeks), rng.dirichlet(np.ones(weeks))
+    variance[[2, 17]] = np.inf
+    about = {"observed": np.exp(0.1 * rng.standard_normal(weeks)), "expected": np.ones(weeks)}
+    one = shocks._process(shocks.Ratios(**about, noise=variance))[0]
+    two = shocks._process(shocks.Ratios(**about, noise=np.diag(variance)))[0]
+    points = rng.standard_normal((4, 3))
+    np.testing.assert_array_equal(one.density(points), two.density(points))
+    root = 0.05 * rng.standard_normal((weeks, weeks))
+    full = root @ root.T
+    full[[2, 17], [2, 17]] = np.inf
+    seen = np.isfinite(variance)
+    three = shocks._process(shocks.Ratios(**about, noise=full, anchor=share))[0]
+    np.testing.assert_array_equal(three.noise, (root @ root.T)[np.ix_(seen, seen)])
+    np.testing.assert_allclose(three.share, share[seen] / share[seen].sum())
+    phi, sigma, tau = shocks.native(points[:1])[0]
+    covariance = three.covariance(*np.array([[phi], [sigma], [tau]]))[0]
+    # The walk's anchored mean has no variance of its own.
+    assert three.share @ three.walk @ three.share == pytest.approx(0, abs=1e-9)
+    normal = stats.multivariate_normal(np.full(seen.sum(), -(sigma**2) / 2), covariance)
+    expected = normal.logpdf(np.log(about["observed"][seen])) - 0.5 * (points[0] ** 2).sum()
+    assert three.density(points[:1])[0] + seen.sum() / 2 * -np.log(2 * np.pi) == pytest.approx(expected)
+
+
 def test_density_is_that_of_the_state_space_model_in_pymc():
     """The story week by week in PyMC, its states integrated out by what is exact for a normal: the mode,
     the curvature, and the density there."""

@@ -11,6 +11,7 @@ import xarray as xr
 from builders import make_assumptions, make_posterior, make_summary
 
 from clvmodels import equity
+from clvmodels.artifacts import Calendar
 from clvmodels.fit import shocks
 from clvmodels.models.registry import spend
 from clvmodels.validate import systematic
@@ -86,10 +87,137 @@ def test_shared_shocks_scale_every_part_alike(built):
 def test_variation_of_a_basket_is_that_of_gamma_gamma():
     """Var z / E[z]² = (1 + 1/p)(q - 1)/(q - 2) - 1, from z | ν ~ Gamma(p, ν), ν ~ Gamma(q, γ)."""
     p, q = 6.25, 8.0
-    found = systematic.variation(spend("gamma_gamma"), [p, q, 15.44], 1)
+    found = systematic.variation(spend("gamma_gamma"), [p, q, 15.44], 1).total
     exact = np.sqrt((1 + 1 / p) * (q - 1) / (q - 2) - 1)
     # Relative error of a coefficient of variation from n draws of this kurtosis: some 1.5 / sqrt(n).
     assert found == pytest.approx(exact, rel=4 * 1.5 / np.sqrt(systematic.WORLD))
+
+
+def test_own_baskets_weigh_as_gamma_gamma_says():
+    """E[M | x, m] = p (γ + x m) / (p x + q - 1) leans on own baskets to the share x / (x + (q - 1) / p)."""
+    p, q = 6.25, 8.0
+    found = systematic.variation(spend("gamma_gamma"), [p, q, 15.44], 1).outweighed
+    # Two variances, with twice the relative error of a coefficient of variation (above) each.
+    assert found == pytest.approx((q - 1) / p, rel=4 * 3 * np.sqrt(2 / systematic.WORLD))
+
+
+def returning(seed: int, growth: float, newcomers: float, customers: int = 600, weeks: int = 40):
+    """Purchases as rows (customer, week, amount): customer by customer from a first week on, of mean 1
+    exp(growth t) exp(-newcomers first), within a coefficient of variation of 0.5."""
+    rng = np.random.default_rng(seed)
+    born = rng.integers(0, weeks, customers)
+    count = rng.poisson(0.15 * (weeks - born))
+    who = np.repeat(np.arange(customers), count)
+    week = (born[who] + rng.random(len(who)) * (weeks - born[who])).astype(int)
+    own = np.exp(0.4 * rng.standard_normal(customers) - newcomers * born)
+    return who, week, own[who] * np.exp(growth * week) * rng.gamma(4, 1 / 4, len(who))
+
+
+def calendar_of(who: np.ndarray, week: np.ndarray, amount: np.ndarray, weeks: int) -> Calendar:
+    """Row by row what the calendar holds of customers against their own mean."""
+    out = {name: np.zeros(weeks) for name in ("returns", "baskets", "squares", "shares")}
+    pairs = np.zeros((weeks, weeks))
+    for customer in np.unique(who):
+        mine = who == customer
+        if mine.sum() >= 2:
+            ratio = amount[mine] / amount[mine].mean()
+            at = np.bincount(week[mine], minlength=weeks)
+            for name, values in (("returns", np.ones(len(ratio))), ("baskets", ratio), ("squares", ratio**2)):
+                np.add.at(out[name], week[mine], values)
+            out["shares"] += at / mine.sum()
+            pairs += np.outer(at, at) / mine.sum()
+    nothing = {
+        name: np.zeros(0) for name in ("first_orders", "repeat_orders", "first_amount", "repeat_amount")
+    }
+    return Calendar(day=np.zeros(0, "datetime64[D]"), **nothing, **out, pairs=pairs)
+
+
+def test_levels_within_customers_are_the_regression_on_customers_and_weeks():
+    """Witness: least squares with a column for every customer and every week."""
+    weeks = 20
+    who, week, amount = returning(3, 0.01, 0.0, 120, weeks)
+    share = np.arange(1.0, weeks + 1) / np.arange(1.0, weeks + 1).sum()
+    found = systematic.within_customers(calendar_of(who, week, amount, weeks), weeks, share)
+    often = np.bincount(who)[who] >= 2
+    who, week, amount = np.unique(who[often], return_inverse=True)[1], week[often], amount[often]
+    size = np.bincount(who)
+    ratio = amount / (np.bincount(who, amount) / size)[who]
+    columns = np.column_stack([np.eye(len(size))[who], np.eye(weeks)[week]])
+    solved, _, rank, _ = np.linalg.lstsq(columns, ratio, rcond=None)
+    level = solved[len(size) :]
+    told = np.isfinite(np.diagonal(found.noise))
+    assert told.sum() >= weeks - 2
+    weight = np.where(told, share, 0) / share[told].sum()
+    centred = np.eye(weeks) - weight
+    # The ridge of 1e-6 of a purchase moves levels by some 1e-6 of themselves.
+    np.testing.assert_allclose(
+        (found.observed / found.expected)[told], (1 + centred @ level)[told], rtol=1e-5
+    )
+    left = ratio - columns @ solved
+    inverse = np.linalg.pinv(columns.T @ columns)[len(size) :, len(size) :]
+    noise = (left @ left) / (len(ratio) - rank) * centred @ inverse @ centred.T
+    expected = noise + systematic.FLOOR * np.eye(weeks)
+    inside = np.ix_(told, told)
+    np.testing.assert_allclose(found.noise[inside], expected[inside], rtol=1e-4, atol=1e-7)
+    np.testing.assert_allclose(found.anchor, weight)
+
+
+def test_newcomers_do_not_hide_that_everybody_pays_more():
+    """Baskets grow by 1 % a week, newcomers bring smaller ones: a week's mean basket nearly stands still."""
+    weeks, growth = 40, 0.01
+    who, week, amount = returning(4, growth, 3 * growth, 3000, weeks)
+    calendar = calendar_of(who, week, amount, weeks)
+    found = systematic.within_customers(calendar, weeks, np.full(weeks, 1 / weeks))
+    told = np.isfinite(np.diagonal(found.noise))
+    time = np.flatnonzero(told) - np.flatnonzero(told).mean()
+    level = np.log(found.observed / found.expected)[told]
+    precision = np.linalg.inv(found.noise[np.ix_(told, told)])
+    error = 1 / np.sqrt(time @ precision @ time)
+    slope = time @ precision @ level * error**2
+    assert abs(slope - growth) < 3 * error
+    assert slope > 5 * error
+    mean = np.bincount(week, amount, weeks) / np.bincount(week, minlength=weeks)
+    assert np.polyfit(np.arange(weeks), np.log(mean), 1)[0] < growth / 2  # what weeks as a whole would say
+
+
+def test_few_weeks_within_customers_tell_nothing():
+    who, week, amount = returning(5, 0.0, 0.0, 4, 20)
+    assert systematic.within_customers(calendar_of(who, week, amount, 20), 20, np.full(20, 0.05)) is None
+    who, week, amount = returning(5, 0.0, 0.0, 400, 12)
+    assert systematic.within_customers(calendar_of(who, week, amount, 12), 12, np.full(12, 1 / 12)) is None
+
+
+def test_weeks_that_the_calendar_does_not_reach_are_left_out():
+    who, week, amount = returning(6, 0.0, 0.0, 400, 20)
+    calendar = calendar_of(who, week, amount, 20)
+    found = systematic.within_customers(calendar, 26, np.full(20, 0.05))
+    shorter = systematic.within_customers(calendar, 15, np.full(20, 0.05))
+    assert len(found.observed) == 26
+    assert np.isinf(np.diagonal(found.noise)[:6]).all()
+    assert found.noise.shape == (26, 26)
+    assert len(shorter.observed) == 15
+    assert isinstance(shocks.estimate(found, 20, 1), shocks.Shocks)
+
+
+def test_a_forecast_rests_on_own_baskets_as_far_as_they_are_trusted():
+    """Witness: how the sum of x / (x + k) m + k / (x + k) mean moves with the baskets of each week, where
+    everybody's mean weighs customers by x / (x + k)."""
+    k, weeks = 1.5, 12
+    columns = {"frequency": [3, 1, 0], "recency": [8.0, 5.0, 0], "T": [10.5, 6.5, 4.5]}
+    summary = make_summary(columns)
+    # With Var within = V and Var between = W of the mean squared: k = V (1 + W) / W, and 1 + total² =
+    # (1 + V)(1 + W), so that k W = total² - W.
+    spread = systematic.Spread(total=1.0, between=np.sqrt(1 / (1 + k)))
+    assert spread.outweighed == pytest.approx(k)
+    worth = np.array([5.0, 2.0, 3.0])
+    found = systematic.anchor(summary, weeks, worth, spread)
+    own = np.array([3 / 4.5, 1 / 2.5, 0])
+    told = worth * own + (worth - worth * own).sum() * own / own.sum()
+    expected = np.zeros(weeks)
+    expected[weeks - 1 - 2] += told[0] / 3  # the last purchase, 2.5 weeks ago
+    expected[[weeks - 1 - ago for ago in range(2, 11)]] += told[0] * 2 / 3 / 9
+    expected[weeks - 1 - 1] += told[1]
+    np.testing.assert_allclose(found, expected / worth.sum())
 
 
 def test_cdnow_strays_from_its_model_by_a_fifth_a_week(valuation):

@@ -32,6 +32,8 @@ INTERVALS = (0.50, 0.90, 0.95)
 DAYS_PER_YEAR = 365.2425
 DAYS_PER_UNIT = {"day": 1.0, "week": 7.0, "month": DAYS_PER_YEAR / 12, "year": DAYS_PER_YEAR}
 TimeUnit = Literal["day", "week", "month", "year"]
+WEEKS = 156
+"""Weeks (periods) before the end of observation that a calendar keeps apart where it counts by week."""
 
 
 def interval(values: np.ndarray, probability: float, axis: int = 0) -> tuple[Any, Any]:
@@ -65,6 +67,13 @@ class Calendar:
     ``day[cohort_day[k]]``, first purchases included, whose first was in month ``cohort_month[k]``,
     counted from January 1970. Where a segment column has shocks of its own, ``segment_orders[k]`` are the
     repeat purchases on ``day[segment_day[k]]`` of its segment with code ``segment_code[k]``.
+
+    What customers paid against their own mean, of those who came back at least twice by ``observation_end``,
+    by weeks of seven days (periods of a discrete clock) that end with it, ascending; the first holds all
+    that is older than ``WEEKS``: repeat purchases, ``returns``; sums of amount / own mean, ``baskets``, and
+    of its square, ``squares``; of 1 / own repeat purchases, ``shares``, which sums to the number of these
+    customers; all of shape (week,). And sums of n_t n_u / own repeat purchases, with n_t a customer's in
+    week t: ``pairs``, shape (week, week). Empty where not asked for.
     """
 
     day: np.ndarray
@@ -78,6 +87,11 @@ class Calendar:
     segment_code: np.ndarray = field(default_factory=lambda: np.zeros(0))
     segment_day: np.ndarray = field(default_factory=lambda: np.zeros(0))
     segment_orders: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    returns: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    baskets: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    squares: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    shares: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    pairs: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from clvmodels.artifacts import DAYS_PER_UNIT, Calendar, Intensity, Segment, Summary, TimeUnit
+from clvmodels.artifacts import DAYS_PER_UNIT, WEEKS, Calendar, Intensity, Segment, Summary, TimeUnit
 from clvmodels.data import periods
 from clvmodels.data.rows import as_text, clean, day_facts, segments_of
 from clvmodels.data.sources import opened
 from clvmodels.data.summary import (
     MARGINS,
+    PARTS,
+    WEEK,
     fingerprint,
     purchase_days,
     refuse_days,
@@ -265,7 +267,46 @@ class History:
             sums = np.zeros(size, np.int64)
             np.add.at(sums, place[mask], self.amount[mask])
             totals[f"{name}_amount"] = _money(sums)
-        return Calendar(day=periods.last_day(np.arange(low, high + 1), self.counted), **totals)
+        against = self._against_own_mean(~first & keep[owner] & (number <= last), last - number, owner)
+        return Calendar(day=periods.last_day(np.arange(low, high + 1), self.counted), **totals, **against)
+
+    def _against_own_mean(
+        self, repeat: np.ndarray, ago: np.ndarray, owner: np.ndarray
+    ) -> dict[str, np.ndarray]:
+        """As ``data/summary.py`` asks of the engine, of the repeat purchases in a mask."""
+        from scipy.sparse import csr_matrix
+
+        amount, owner = self.amount[repeat], owner[repeat]
+        ago = np.minimum(ago[repeat] // (WEEK if self.counted == "day" else 1), WEEKS)
+        size = len(self.customer)
+        count = np.bincount(owner, minlength=size)
+        total = np.zeros(size, np.int64)
+        np.add.at(total, owner, amount)
+        usable = (count >= 2) & (total > 0)
+        usable[owner[amount < 0]] = False
+        keep = usable[owner]
+        amount, owner, ago = amount[keep], owner[keep], ago[keep]
+        weeks = int(ago.max(initial=-1)) + 1
+        n = count[owner].astype(float)
+        ratio = amount / MILLIONTHS / (total[owner] / MILLIONTHS / n)
+        cell, place = np.unique(owner * (WEEKS + 1) + ago, return_inverse=True)
+        who, at = cell // (WEEKS + 1), cell % (WEEKS + 1)
+        k = np.bincount(place, minlength=len(cell))
+
+        def summed(values: np.ndarray, at: np.ndarray) -> np.ndarray:
+            out = np.zeros(weeks, np.int64)
+            np.add.at(out, weeks - 1 - at, np.rint(values * PARTS).astype(np.int64))
+            return out / PARTS
+
+        one = csr_matrix((k.astype(float), (who, weeks - 1 - at)), shape=(size, weeks))
+        scaled = csr_matrix((k / count[who], (who, weeks - 1 - at)), shape=(size, weeks))
+        return {
+            "returns": np.bincount(weeks - 1 - at, k, weeks),
+            "baskets": summed(ratio, ago),
+            "squares": summed(ratio**2, ago),
+            "shares": summed(k / count[who], at),
+            "pairs": (one.T @ scaled).toarray(),
+        }
 
     def _kept(self, last: int) -> np.ndarray:
         """Customers whom ``exclude`` leaves in, those of later days included."""

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from clvmodels.artifacts import DAYS_PER_UNIT, Calendar, Segment, Summary
+from clvmodels.artifacts import DAYS_PER_UNIT, WEEKS, Calendar, Segment, Summary
 from clvmodels.data import ledger, periods
 from clvmodels.data.rows import SUMS, Cleaned, as_text, clean, refunded, segments_of, zero
 from clvmodels.data.sources import Source, opened
@@ -30,8 +30,11 @@ if TYPE_CHECKING:
 MARGINS = ("weight", "weighted", "margins", "rows")
 """Sums of a customer-day from which a margin is averaged."""
 MOST_SEGMENTS = 1000
+WEEK = 7
 PIECE = 100_000
 """Ids that are made to text at once."""
+PARTS = 1e9
+"""What is averaged within a customer is summed over customers in whole billionths, in any order."""
 
 
 def summarise(
@@ -44,6 +47,7 @@ def summarise(
     base: Path = Path("."),
     cohorts: bool = False,
     daily_by: str | None = None,
+    own_means: bool = False,
 ) -> Summary:
     """Summary of a transaction log, or of a table of summaries, with the ledger of what was read.
 
@@ -65,6 +69,8 @@ def summarise(
         Whether the calendar has amounts by month of the first purchase.
     daily_by
         One of ``config.segments`` by which the calendar has repeat purchases as well.
+    own_means
+        Whether the calendar has what customers paid by week against their own mean.
     base
         Folder to which a relative ``config.source`` refers.
 
@@ -86,7 +92,7 @@ def summarise(
     more = tuple(name for name in features if name not in config.segments)
     config = config.model_copy(update={"segments": (*config.segments, *more)})
     with opened(config, transactions, margin_column, base, names) as source:
-        return summary_of(source, config, statistics, more, cohorts, daily_by)
+        return summary_of(source, config, statistics, more, cohorts, daily_by, own_means)
 
 
 def summary_of(
@@ -96,6 +102,7 @@ def summary_of(
     features: tuple[str, ...] = (),
     cohorts: bool = False,
     daily_by: str | None = None,
+    own_means: bool = False,
 ) -> Summary:
     """:func:`summarise` of a source that is open; ``features`` are the segments that only covariates need."""
     import ibis
@@ -130,6 +137,8 @@ def summary_of(
     if daily_by is not None:
         column = f"segment_{config.segments.index(daily_by)}"
         parted = source.fetch(_by_segment(days, grouped, cleaned.end, column))
+    counted, _ = _counted(config.time_unit, config.clock)
+    against = _against_own_mean(source, days, grouped, cleaned.end, counted) if own_means else None
     source.drop(cleaned.days)
     table = _shaped(grouped, config.time_unit, cleaned.end, statistics, config.clock)
     table = table.filter(table.first_day <= ibis.date(cleaned.end.isoformat()))
@@ -138,11 +147,13 @@ def summary_of(
     found = source.fetch(table)
     source.drop(grouped)
     summary = _assemble(source, config, cleaned, facts, excluded, found, daily, statistics, features)
-    calendar, (counted, _) = summary.calendar, _counted(config.time_unit, config.clock)
+    calendar = summary.calendar
     if amounts is not None:
         calendar = _with_cohorts(calendar, amounts, counted)
     if parted is not None and daily_by is not None:
         calendar = _with_segments(calendar, parted, counted, summary.segments[daily_by].labels)
+    if against is not None:
+        calendar = replace(calendar, **against)
     return replace(summary, calendar=calendar)
 
 
@@ -417,6 +428,63 @@ def _with_segments(calendar: Calendar, found: Any, counted: str, labels: tuple[s
         segment_day=days[order],
         segment_orders=_floats(found["orders"])[order],
     )
+
+
+def _against_own_mean(
+    source: Source, days: Any, grouped: Any, end: dt.date, counted: str
+) -> dict[str, np.ndarray]:
+    """``returns``, ``baskets``, ``squares``, ``shares`` and ``pairs`` of the calendar.
+
+    Customers with an amount below 0 (refunds) or nothing but zeros have no mean to hold against.
+    """
+    import ibis
+
+    last = ibis.date(end.isoformat())
+    known = grouped.select("customer", "first_day")
+    repeat = days.filter(days.day <= last).select("customer", "day", "amount").join(known, "customer")
+    repeat = repeat.filter(repeat.day > repeat.first_day)
+    own = repeat.group_by("customer").aggregate(
+        n=repeat.count().cast("float64"),
+        mean=repeat.amount.sum().cast("float64") / repeat.count().cast("float64"),
+        least=repeat.amount.min(),
+    )
+    own = own.filter((own.n >= 2) & (own["mean"] > 0) & (own.least >= 0)).select("customer", "n", "mean")
+    ago = periods.between(repeat.day, _last_day(end, counted), counted)
+    ago = (ago // (WEEK if counted == "day" else 1)).cast("int64")
+    joined = repeat.mutate(ago=(ago >= WEEKS).ifelse(WEEKS, ago)).join(own, "customer")
+    ratio = joined.amount.cast("float64") / joined["mean"]
+
+    def whole(value: Any) -> Any:
+        return (value * PARTS).round().cast("int64")
+
+    by_week = source.keep(
+        joined.group_by("customer", "ago").aggregate(
+            k=joined.count().cast("int64"),
+            n=joined.n.max(),
+            baskets=whole(ratio).sum().cast("int64"),
+            squares=whole(ratio * ratio).sum().cast("int64"),
+        )
+    )
+    sums = by_week.group_by("ago").aggregate(
+        returns=by_week.k.sum(), baskets=by_week.baskets.sum(), squares=by_week.squares.sum(),
+        shares=whole(by_week.k / by_week.n).sum(),
+    )  # fmt: skip
+    other = by_week.select("customer", upto="ago", others="k")
+    both = by_week.join(other, "customer")
+    both = both.filter(both.ago >= both.upto)
+    both = both.group_by("ago", "upto").aggregate(pairs=whole(both.k * both.others / both.n).sum())
+    one, two = source.fetch(sums), source.fetch(both)
+    source.drop(by_week)
+    at, a, b = (
+        _floats(table[name]).astype(int) for table, name in ((one, "ago"), (two, "ago"), (two, "upto"))
+    )
+    weeks = int(at.max(initial=-1)) + 1
+    out = {name: np.zeros(weeks) for name in ("returns", "baskets", "squares", "shares")}
+    for name, column in out.items():
+        column[weeks - 1 - at] = _floats(one[name]) / (1.0 if name == "returns" else PARTS)
+    pairs = np.zeros((weeks, weeks))
+    pairs[weeks - 1 - a, weeks - 1 - b] = pairs[weeks - 1 - b, weeks - 1 - a] = _floats(two["pairs"]) / PARTS
+    return out | {"pairs": pairs}
 
 
 def refuse_days(source: Source, config: DataConfig, facts: dict[str, Any]) -> None:

@@ -61,7 +61,11 @@ class Ratios:
         Totals (or means) of week t, shape (week,), the last week ends with the window.
     noise
         Variance of log(observed/expected) if customers were independent, shape (week,);
-        ``inf`` where nothing was expected.
+        ``inf`` where nothing was expected; or its covariance, shape (week, week), ``inf`` on the diagonal
+        of such weeks.
+    anchor
+        Weights of the weeks over which the random walk has mean 0, shape (week,); None: by what the weeks
+        tell, as the model's own estimates weigh them.
     events
         0/1 or dose, shape (week + later weeks, event): known for the past and planned beyond.
     """
@@ -70,6 +74,7 @@ class Ratios:
     expected: np.ndarray
     noise: np.ndarray
     events: np.ndarray | None = None
+    anchor: np.ndarray | None = None
 
     @classmethod
     def of_counts(
@@ -198,8 +203,9 @@ def _process(ratios: Ratios) -> tuple[_Process, np.ndarray | None] | str:
     observed, expected, noise = (
         np.asarray(v, float)[first:] for v in (ratios.observed, ratios.expected, ratios.noise)
     )
+    noise = np.diag(noise) if noise.ndim == 1 else noise[:, first:]
     events = None if ratios.events is None else np.asarray(ratios.events, float)[first:]
-    usable = np.isfinite(noise) & (expected > 0) & (observed > 0)
+    usable = np.isfinite(np.diagonal(noise)) & (expected > 0) & (observed > 0)
     if usable.sum() < FEWEST:
         return (
             f"shared shocks need {FEWEST} weeks in which at least {LEAST:.0f} repeat purchases were "
@@ -210,12 +216,13 @@ def _process(ratios: Ratios) -> tuple[_Process, np.ndarray | None] | str:
     design = _design(np.arange(weeks), season, None if events is None else events[:weeks])
     process = _Process.of(
         np.log(observed[usable] / expected[usable]),
-        noise[usable],
+        noise[np.ix_(usable, usable)],
         np.flatnonzero(usable),
         weeks,
         design,
         _loads_variance(season, 0 if events is None else events.shape[1]),
         season,
+        None if ratios.anchor is None else np.asarray(ratios.anchor, float)[first:][usable],
     )
     return process, events
 
@@ -275,10 +282,13 @@ class _Process:
         design: np.ndarray,
         prior: np.ndarray,
         season: bool = False,
+        anchor: np.ndarray | None = None,
     ) -> _Process:
+        """The model of the weeks ``t``, ``noise`` and ``anchor`` of these alone, as of :class:`Ratios`."""
         every, design = design, design[t]
-        # The anchor weighs weeks as the model's own estimates do: by what they tell.
-        share = 1 / (noise + 0.04)
+        noise = np.diag(noise) if noise.ndim == 1 else noise
+        # The models' own estimates weigh weeks by what they tell.
+        share = 1 / (np.diagonal(noise) + 0.04) if anchor is None else anchor
         share = share / share.sum()
         time = t + 1.0
         walk, walk_end, walk_last = anchored(time, share, weeks)
@@ -303,7 +313,7 @@ class _Process:
     def covariance(self, phi: np.ndarray, sigma: np.ndarray, tau: np.ndarray) -> np.ndarray:
         """Of the observations, shape (point, t, t)."""
         phi, sigma, tau = (v[:, None, None] for v in (phi, sigma, tau))
-        return sigma**2 * phi**self.lag + tau**2 * self.walk + self.loading + np.diag(self.noise)
+        return sigma**2 * phi**self.lag + tau**2 * self.walk + self.loading + self.noise
 
     def density(self, points: np.ndarray) -> np.ndarray:
         """Log posterior, up to a constant, at points of :func:`native`, shape (point,)."""

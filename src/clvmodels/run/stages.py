@@ -100,6 +100,7 @@ def summarise(config: Config, transactions: Any) -> Summary:
         base=config.base,
         cohorts=config.future is not None,
         daily_by=config.shocks.by,
+        own_means=True,
     )
 
 

@@ -40,7 +40,7 @@ from clvmodels.value import horizons as ahead
 from clvmodels.value import valuation as any_valuation
 from clvmodels.value.horizons import MEASURES
 
-RECORD = 3
+RECORD = 4
 """Changes when what an :class:`Origin` holds changes; kept origins of another number are made anew."""
 LEVELS = ("expected", "latent", "predictive", "systematic")
 PROBABILITIES = (0.50, 0.80, 0.90, 0.95)
@@ -122,6 +122,11 @@ class Origin:
         ``window_expected_orders``      thin, week                    expected of these customers given
                                                                       their first days and parameters
         ``window_expected_revenue``     thin, week                    times the population's mean spend
+        ``window_level``, ``_anchor``   week                          level of baskets within customers, and
+                                                                      the weeks' weights in what the
+                                                                      forecast rests on; left out where
+                                                                      nothing tells them
+        ``window_level_noise``          week, week_too                covariance of the level's logarithm
         ``later_orders``, ``_revenue``  later                         what happened after it
         ``later_expected_orders``,      thin, later                   expected given parameters and
         ``_revenue``                                                  histories
@@ -254,7 +259,8 @@ def evaluate(
     member, names = _groups(summary, mean.margin[:, -1], seed)
     drawn = ahead.simulated(valuation, lengths, member, len(names))
     weeks = _weeks(history, summary, position, draws, plain, horizons[-1].steps, seed, intensity)
-    factor, weather = _shared(history, summary, weeks, draws, horizons, seed, events)
+    worth = mean.orders[:, -1] * mean.spend
+    factor, weather = _shared(history, summary, weeks, draws, worth, horizons, seed, events)
     predictive = drawn.predictive[:, 0]
     total = np.stack([mean.total[:, 0], drawn.latent[:, 0], predictive, predictive * factor])
 
@@ -588,20 +594,31 @@ def _weeks(
 def _shared(
     history: History,
     summary: Summary,
-    weeks: Mapping[str, Any],
+    weeks: dict[str, Any],
     draws: Posterior,
+    worth: np.ndarray,
     horizons: Sequence[Horizon],
     seed: int,
     events: Sequence[systematic.Event],
 ) -> tuple[np.ndarray, dict[str, Any]]:
-    """Factor of the shared shocks on each total, shape (measure, horizon, draw), and their description."""
-    expected = weeks["window_expected_orders"].mean(axis=0)
-    wild = systematic.spend_variation(draws.spend, summary, seed)
+    """Factor of the shared shocks on each total, shape (measure, horizon, draw), and their description.
+
+    ``worth`` is the expected revenue of each customer; the levels that are found go into ``weeks``.
+    """
+    expected, calendar = weeks["window_expected_orders"].mean(axis=0), summary.calendar
+    spread = systematic.spend_variation(draws.spend, summary, seed)
+    within = None
+    if spread.between > 0:
+        weight = systematic.anchor(summary, len(calendar.returns), worth, spread)
+        within = systematic.within_customers(calendar, len(expected), weight)
+    if within is not None:
+        weeks["window_level"] = within.observed / within.expected
+        weeks["window_anchor"], weeks["window_level_noise"] = within.anchor, within.noise
     days = np.concatenate([weeks["week"], weeks["later"]]).astype("datetime64[D]")
     edges = np.concatenate([days[:1] - (days[1] - days[0]), days])
     found = systematic.estimate(
-        weeks["window_orders"], expected, weeks["window_revenue"], wild, len(draws), seed,
-        systematic.doses(events, edges),
+        weeks["window_orders"], expected, weeks["window_revenue"], spread.total, len(draws), seed,
+        systematic.doses(events, edges), within,
     )  # fmt: skip
     if found.orders is None:
         return np.full((len(MEASURES), len(horizons), len(draws)), np.nan), {"reason": found.reason}
@@ -644,11 +661,13 @@ def _dataset(
     import xarray as xr
 
     def dims(name: str) -> tuple[str, ...]:
+        if name == "window_level_noise":
+            return "week", "week_too"
         along = "week" if name.startswith("window") else "later"
         return ("thin", along) if "expected" in name else (along,)
 
     variables: dict[str, Any] = {
-        name: (dims(name), values, {"unit": currency if "revenue" in name else "orders"})
+        name: (dims(name), values, {"unit": _unit(name, currency)})
         for name, values in weeks.items()
         if name not in ("thin", "week", "later")
     }
@@ -664,6 +683,10 @@ def _dataset(
         "steps": ("horizon", [horizon.steps for horizon in horizons]),
     }
     return xr.Dataset(variables, coords=coords, attrs={"currency": currency})
+
+
+def _unit(name: str, currency: str) -> str:
+    return "1" if "level" in name or "anchor" in name else currency if "revenue" in name else "orders"
 
 
 # --- many origins --------------------------------------------------------------------------------

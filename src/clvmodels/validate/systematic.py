@@ -7,6 +7,12 @@ for purchases and, apart, for the mean basket); the two processes are continued 
 every predictive draw is multiplied by one shared path: its flow of expected purchases (of value, for
 equity) weighs the weeks of the path. Shocks are not diversified over customers or segments.
 
+The mean basket of all orders of a week moves with who bought: newcomers' small baskets hide that everybody
+pays more. So baskets are compared within customers (:func:`within_customers`): amount over own mean is
+regressed on customer and week, which leaves what all customers' baskets have in common. It counts from the
+level that the forecast rests on (:func:`anchor`): a customer's own baskets as far as the spend model trusts
+them, everybody's for the rest.
+
 Where a segment column is named, each of its segments also strays from the others (``fit/segments.py``).
 Its factor beside the shared one has mean 1 over the segments, weighed by what they are expected to be
 worth, in every week of every draw: the total keeps the shared path.
@@ -20,10 +26,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from clvmodels.artifacts import DAYS_PER_UNIT, Check, FamilyPosterior, Summary, interval
+from clvmodels.artifacts import DAYS_PER_UNIT, Calendar, Check, FamilyPosterior, Summary, interval
 from clvmodels.fit import segments, shocks
 from clvmodels.models import registry
-from clvmodels.models.family import SpendFamily
+from clvmodels.models.family import Baskets, SpendFamily
 from clvmodels.numerics.discounting import Flow
 from clvmodels.value import AnyValuation, Natives
 from clvmodels.value import horizons as ahead
@@ -40,6 +46,13 @@ SAMPLED = 500
 """Customers whose baskets these are, where customers differ."""
 FLOOR = 1e-4
 """Smallest variance of a mean basket's logarithm."""
+TOLD = 1.0
+"""Purchases of returning customers, less those that tell the customers' own means, below which a week does
+not tell the level of baskets."""
+LOWEST = 0.1
+"""Smallest level of a week's baskets of which a logarithm is taken."""
+WEIGHED = 2000
+"""Customers at most, spread evenly, whose expected purchases say what the forecast rests on."""
 
 
 Event = tuple[str, dt.date, dt.date]
@@ -113,6 +126,7 @@ def estimate(
     draws: int,
     seed: int,
     events: tuple[Sequence[str], np.ndarray] | None = None,
+    within: shocks.Ratios | None = None,
 ) -> Weather:
     """Shared shocks from the weeks of a window.
 
@@ -129,6 +143,9 @@ def estimate(
     events
         Names and doses of known events in the window and after it, shape (week + later weeks, event); they
         move purchases. One that the window has not seen is left out: nothing tells its effect.
+    within
+        Baskets compared within customers, of :func:`within_customers`; None: the mean basket of all orders of
+        a week is taken, whoever bought.
     """
     named, dose = events or ((), np.empty((len(orders), 0)))
     met = (dose[: len(orders)][np.asarray(expected) >= shocks.LEAST] > 0).sum(axis=0) > 0
@@ -139,27 +156,147 @@ def estimate(
         return Weather(orders=None, baskets=None, reason=found)
     if variation == 0 or not revenue.sum() > 0:
         return Weather(orders=found, baskets=None, reason=None, events=names)
-    mean = np.divide(revenue, orders, out=np.zeros(len(orders)), where=orders > 0)
-    known = (orders > 0) & (mean > 0)
-    noise = np.full(len(orders), np.inf)
-    noise[known] = np.maximum(variation**2 / orders[known], FLOOR)
-    noise[orders < shocks.LEAST] = np.inf
-    usual = np.full(len(orders), revenue.sum() / orders.sum())
-    baskets = shocks.estimate(shocks.Ratios(observed=mean, expected=usual, noise=noise), draws, seed + 1)
+    baskets = shocks.estimate(within or _of_weeks(orders, revenue, variation), draws, seed + 1)
     return Weather(
         orders=found, baskets=None if isinstance(baskets, str) else baskets, reason=None, events=names
     )
 
 
-def variation(family: SpendFamily, theta: Sequence[float], seed: int) -> float:
-    """Coefficient of variation of one basket over customers and purchases; 0 where all are equal."""
+def _of_weeks(orders: np.ndarray, revenue: np.ndarray, variation: float) -> shocks.Ratios:
+    """The mean basket of each week over that of the window."""
+    mean = np.divide(revenue, orders, out=np.zeros(len(orders)), where=orders > 0)
+    known = (orders >= shocks.LEAST) & (mean > 0)
+    noise = np.full(len(orders), np.inf)
+    noise[known] = np.maximum(variation**2 / orders[known], FLOOR)
+    return shocks.Ratios(
+        observed=mean, expected=np.full(len(orders), revenue.sum() / orders.sum()), noise=noise
+    )
+
+
+def within_customers(calendar: Calendar, weeks: int, anchor: np.ndarray) -> shocks.Ratios | None:
+    """The level of customers' baskets in each week, from customers who came back at least twice.
+
+    In customer i's purchase j in week t, amount over own mean is r_ij = c_i + s_t + e_ij. Least squares take
+    the customers out: with N the purchases by week and P the ``pairs`` of the calendar, (diag(N) - P) s =
+    Σ (r - 1), and the covariance of s is φ (diag(N) - P)⁺, with φ the variance of e. What levels have in
+    common is not told; it is set by ``anchor``: the weighted mean of 1 + s is 1.
+
+    Parameters
+    ----------
+    calendar
+        With what customers paid by week against their own mean.
+    weeks
+        Weeks of the window, at most ``shocks.MOST`` of which are used.
+    anchor
+        Weight of each of the calendar's weeks, shape (week,).
+
+    Returns
+    -------
+    None where fewer than ``shocks.FEWEST`` weeks tell a level.
+
+    References
+    ----------
+    Abowd, Kramarz and Margolis (1999), High wage workers and high wage firms, Econometrica 67(2): two-way
+    effects, of which one side is swept out.
+    """
+    count, size = calendar.returns, len(calendar.returns)
+    seen = count > 0
+    information = np.diag(count) - calendar.pairs
+    told = np.diagonal(information) >= TOLD
+    told[: max(0, size - min(weeks, shocks.MOST))] = False
+    if told.sum() < shocks.FEWEST:
+        return None
+    # Levels that no customer connects stand far apart: a ridge that is nothing beside one purchase.
+    inverse = np.zeros((size, size))
+    inverse[np.ix_(seen, seen)] = np.linalg.inv(information[np.ix_(seen, seen)] + 1e-6 * np.eye(seen.sum()))
+    excess = calendar.baskets - count
+    level = inverse @ excess
+    free = count.sum() - calendar.shares.sum() - seen.sum() + 1
+    rest = (calendar.squares - 2 * calendar.baskets + count).sum() - level @ excess
+    if free <= 0 or rest <= 0:
+        return None
+    weight = np.where(told, anchor, 0.0)
+    weight = weight / weight.sum() if weight.sum() > 0 else told / told.sum()
+    centred = np.eye(size) - weight
+    factor = np.maximum(1 + level - weight @ level, LOWEST)
+    noise = rest / free * centred @ inverse @ centred.T + FLOOR * np.eye(size)
+    before = max(0, weeks - size)
+    kept = slice(max(0, size - weeks), None)
+    noise = np.pad(noise[kept, kept], (before, 0))
+    factor, weight, told = (np.pad(v[kept], (before, 0)) for v in (factor, weight, told))
+    noise[~told, ~told] = np.inf
+    return shocks.Ratios(
+        observed=factor, expected=np.full(weeks, weight @ factor), noise=noise, anchor=weight
+    )
+
+
+def anchor(
+    summary: Summary, weeks: int, expected: np.ndarray, spread: Spread, chosen: np.ndarray | None = None
+) -> np.ndarray:
+    """What a forecast of spend rests on, by week: how much each week's baskets count in it.
+
+    A customer's mean spend is taken to be known from x own baskets to the share x / (x + k) of
+    :class:`Spread`, and else from everybody's, who count by their own shares. Of a customer's
+    repeat purchases one is the last, on its day, and the others are taken to be spread evenly since the first
+    purchase day.
+
+    Parameters
+    ----------
+    weeks
+        Of the calendar.
+    expected
+        Expected revenue ahead of the customers ``chosen`` (all), shape (customer,).
+
+    Returns
+    -------
+    Shape (week,), sum 1 where anybody came back.
+    """
+    chosen = np.arange(len(summary)) if chosen is None else chosen
+    x = summary["frequency"]
+    own = x / (x + spread.outweighed)
+    width = 1.0 if summary.clock == "discrete" else 7.0 / DAYS_PER_UNIT[summary.time_unit]
+    worth = np.zeros(len(summary))
+    worth[chosen] = expected
+    told = worth * own
+    told += (worth - told).sum() * own / max(own.sum(), 1e-300)
+    born = np.clip(summary["T"] / width, 0, weeks - 1).astype(int)
+    last = np.clip((summary["T"] - summary["recency"]) / width, 0, weeks - 1).astype(int)
+    each = np.divide(told, x, out=np.zeros(len(x)), where=x > 0)
+    out = np.bincount(last, each, weeks)
+    even = each * np.maximum(x - 1, 0) / (born - last + 1)
+    steps = np.bincount(last, even, weeks + 1) - np.bincount(born + 1, even, weeks + 1)
+    out += steps.cumsum()[:weeks]
+    return out[::-1] / max(out.sum(), 1e-300)
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Coefficients of variation: of one basket over customers and purchases, ``total``, and of customers'
+    means, ``between``; both 0 where all are equal."""
+
+    total: float
+    between: float
+
+    @property
+    def outweighed(self) -> float:
+        """k: how many own baskets tell a customer's mean as well as everybody's do (Bühlmann and Straub)."""
+        within = (1 + self.total**2) / (1 + self.between**2) - 1
+        return within * (1 + self.between**2) / max(self.between, 1e-6) ** 2
+
+    @classmethod
+    def of(cls, baskets: Baskets) -> Spread:
+        total, between = (float(v.std() / v.mean()) for v in (baskets.amount, baskets.mean))
+        return cls(total, min(between, total))
+
+
+def variation(family: SpendFamily, theta: Sequence[float], seed: int) -> Spread:
+    """How baskets differ at one parameter vector."""
     rng = np.random.default_rng(seed)
     named = dict(zip(family.parameter_names, map(float, theta), strict=True))
-    amount = family.simulate(named, np.ones(WORLD, int), rng).amount
-    return float(amount.std() / amount.mean())
+    return Spread.of(family.simulate(named, np.ones(WORLD, int), rng))
 
 
-def spend_variation(part: FamilyPosterior, summary: Summary, seed: int) -> float:
+def spend_variation(part: FamilyPosterior, summary: Summary, seed: int) -> Spread:
     """:func:`variation` at the posterior mean; with effects, over customers of these patterns."""
     family = registry.spend(part.family)
     if part.effects is None:
@@ -174,8 +311,7 @@ def spend_variation(part: FamilyPosterior, summary: Summary, seed: int) -> float
     theta = {
         name: rows[:, j] if varies[j] else float(means[0, j]) for j, name in enumerate(family.parameter_names)
     }
-    amount = family.simulate(theta, np.ones(len(rows), int), rng).amount
-    return float(amount.std() / amount.mean())
+    return Spread.of(family.simulate(theta, np.ones(len(rows), int), rng))
 
 
 def factors(paths: np.ndarray, flow: np.ndarray, until: Sequence[int]) -> np.ndarray:
@@ -247,9 +383,14 @@ def of_window(
     edges = end + np.rint(long * np.arange(-len(orders), LONGEST + 1)).astype("timedelta64[D]")
     few = any_valuation(summary, valuation.posterior.thinned(THIN), valuation.assumptions, seed)
     expected = in_window(few, per_unit, back.astype(int))[0][:, ::-1].mean(axis=0)
-    wild = spend_variation(few.posterior.spend, summary, seed)
+    spread = spend_variation(few.posterior.spend, summary, seed)
     count = len(valuation.draws)
-    found = estimate(orders, expected, revenue, wild, count, seed, doses(events, edges))
+    within = None
+    if len(calendar.returns) and spread.between > 0:
+        chosen = np.unique(np.linspace(0, len(summary) - 1, WEIGHED).round().astype(int))
+        weight = anchor(summary, len(calendar.returns), _a_year_ahead(few, chosen), spread, chosen)
+        within = within_customers(calendar, weeks, weight)
+    found = estimate(orders, expected, revenue, spread.total, count, seed, doses(events, edges), within)
     if by is None or found.orders is None:
         return found
     part, place = summary.segments[by], calendar.segment_day.astype(int)
@@ -261,6 +402,16 @@ def of_window(
     )
     wanted = in_window_by(few, per_unit, back.astype(int), part.codes, size)[..., ::-1].mean(axis=0)
     return replace(found, by=by, parts=segments.estimate(bought, wanted, count, seed + 2))
+
+
+def _a_year_ahead(valuation: AnyValuation, chosen: np.ndarray) -> np.ndarray:
+    """Expected revenue of some customers over a year, shape (customer,)."""
+    summary, assumptions = valuation.summary.take(chosen), valuation.assumptions
+    plain = replace(assumptions, margin=assumptions.margin[chosen])
+    year = Flow(delta=0.0, horizon=assumptions.units_per_year)
+    one = any_valuation(summary, valuation.posterior, plain, valuation.seed)
+    found = ahead.expected(one, [year], np.zeros((len(chosen), 1), np.int64), 1)
+    return found.orders[:, 0] * found.spend
 
 
 def effects(
