@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import baskets
+from benchmarks import baskets, mix
 from benchmarks.tables import write
 from clvmodels import run
 from clvmodels.artifacts import interval
@@ -214,12 +214,14 @@ PARTS: dict[str, Callable[[], str]] = {
     "online_retail": logs("online_retail", "online_retail.yaml"),
     "donations": donations,
     "simulated": simulated,
+    "mix": mix.page,
     "baskets": lambda: baskets.page(
         {
             title: RUNS / name / "backtest.nc"
             for title, name in (("CDNOW, 1/10 sample", "cdnow_sample"), ("Online Retail", "online_retail"))
             if (RUNS / name / "backtest.nc").exists()
-        }
+        },
+        RUNS / "baskets.cache",
     ),
 }
 

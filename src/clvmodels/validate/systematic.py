@@ -156,13 +156,13 @@ def estimate(
         return Weather(orders=None, baskets=None, reason=found)
     if variation == 0 or not revenue.sum() > 0:
         return Weather(orders=found, baskets=None, reason=None, events=names)
-    baskets = shocks.estimate(within or _of_weeks(orders, revenue, variation), draws, seed + 1)
+    baskets = shocks.estimate(within or of_weeks(orders, revenue, variation), draws, seed + 1)
     return Weather(
         orders=found, baskets=None if isinstance(baskets, str) else baskets, reason=None, events=names
     )
 
 
-def _of_weeks(orders: np.ndarray, revenue: np.ndarray, variation: float) -> shocks.Ratios:
+def of_weeks(orders: np.ndarray, revenue: np.ndarray, variation: float) -> shocks.Ratios:
     """The mean basket of each week over that of the window."""
     mean = np.divide(revenue, orders, out=np.zeros(len(orders)), where=orders > 0)
     known = (orders >= shocks.LEAST) & (mean > 0)
