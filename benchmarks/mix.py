@@ -151,7 +151,7 @@ def page() -> str:
             f"bought than were expected to, {percent(np.log(came / given))} because they paid more than was "
             f"expected of them. Over the whole log baskets grew within customers by {100 * slope:.0f} % a "
             f"year (standard error {100 * error:.1f} %). Purchases above {LARGE} mean baskets of the window "
-            f"were {share('large_window', 'window')} of the window's and {share('large_spent', 'spent')} of its "
+            f"were {share('large_window', 'window')} of the window's, {share('large_spent', 'spent')} of its "
             f"revenue, {share('large_came', 'came')} of those that came and {share('large_paid', 'paid')} of "
             "their revenue."
         )
