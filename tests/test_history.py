@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from clvmodels.artifacts import Summary
 from clvmodels.config import DataConfig
 from clvmodels.data import history, summarise
 from clvmodels.errors import InputError
@@ -145,3 +146,14 @@ def test_amounts_by_cohort_are_those_of_the_table():
         mine = found.first_day.astype("datetime64[M]") == month
         assert amount == pytest.approx(total[mine].sum(), rel=1e-9)
     assert not len(summarise(config).calendar.cohort_amount)
+
+
+def test_what_customers_paid_against_their_own_mean_is_saved(tmp_path):
+    whole = summarise(DataConfig(columns=COLUMNS, negative_days="zero"), transactions=log(), own_means=True)
+    found = whole.calendar
+    whole.save(tmp_path / "summary.parquet")
+    back = Summary.load(tmp_path / "summary.parquet").calendar
+    assert found.pairs.shape == (len(found.returns),) * 2
+    np.testing.assert_allclose(found.pairs.sum(axis=1), found.returns, rtol=1e-8)
+    for name in ("returns", "baskets", "squares", "shares", "pairs"):
+        np.testing.assert_array_equal(getattr(back, name), getattr(found, name))
