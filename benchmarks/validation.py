@@ -218,7 +218,11 @@ PARTS: dict[str, Callable[[], str]] = {
     "baskets": lambda: baskets.page(
         {
             title: RUNS / name / "backtest.nc"
-            for title, name in (("CDNOW, 1/10 sample", "cdnow_sample"), ("Online Retail", "online_retail"))
+            for title, name in (
+                ("CDNOW, 1/10 sample", "cdnow_sample"),
+                ("CDNOW, full cohort", "cdnow_full"),
+                ("Online Retail", "online_retail"),
+            )
             if (RUNS / name / "backtest.nc").exists()
         },
         RUNS / "baskets.cache",
