@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -146,6 +147,22 @@ def test_a_column_that_is_not_there(log):
     models = {"covariates": {"purchase": ["agee"]}}
     with pytest.raises(InputError, match="has no column 'agee'; did you mean 'age'"):
         clv.check(CONFIG | {"models": models}, log)
+
+
+def test_what_the_data_warn_of_reaches_the_user(capsys):
+    """A run keeps the warnings of its fit; of those about the data the user hears, on stderr."""
+    from clvmodels.cli.app import session
+    from clvmodels.errors import DataWarning
+    from clvmodels.run.stages import told
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        warnings.warn("age was measured late", DataWarning, stacklevel=1)
+        warnings.warn("of a library", RuntimeWarning, stacklevel=1)
+    with session(quiet=True, as_json=True):
+        warnings.simplefilter("default")
+        assert told(caught) == ["age was measured late", "of a library"]
+    assert capsys.readouterr().err == "warning: age was measured late\n"
 
 
 def test_a_backtest_knows_of_columns_what_was_known_then(log):

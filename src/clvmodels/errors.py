@@ -1,4 +1,4 @@
-"""The two ways a run ends early, and their exit statuses."""
+"""The two ways a run ends early, and their exit statuses; what it warns of."""
 
 from __future__ import annotations
 
@@ -13,6 +13,10 @@ class InputError(ClvError):
     """Bad input: what is wrong, where, and what to do. Exit status 2; nothing is written."""
 
     exit_status = 2
+
+
+class DataWarning(UserWarning):
+    """The data can be used, but may not mean what the config says: one sentence for the user."""
 
 
 class ConvergenceError(ClvError):

@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from clvmodels.errors import ClvError, InputError
+from clvmodels.errors import ClvError, DataWarning, InputError
 
 app = typer.Typer(
     help="What a customer base is worth, how sure that is, and why.",
@@ -70,6 +71,22 @@ def main() -> None:
 
 
 @contextlib.contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """What the data warn of, as one sentence on stderr."""
+    with warnings.catch_warnings():
+        usual = warnings.showwarning
+
+        def show(message: Any, category: type[Warning], *where: Any, **more: Any) -> None:
+            if issubclass(category, DataWarning):
+                print(f"warning: {message}", file=sys.stderr)
+            else:
+                usual(message, category, *where, **more)
+
+        warnings.showwarning = show
+        yield
+
+
+@contextlib.contextmanager
 def session(quiet: bool, as_json: bool) -> Iterator[Progress | None]:
     """Progress on stderr where that is a terminal; stdout kept clean for the JSON document."""
     from rich.console import Console
@@ -77,6 +94,7 @@ def session(quiet: bool, as_json: bool) -> Iterator[Progress | None]:
     from rich.progress import Progress as Bars
 
     with contextlib.ExitStack() as stack:
+        stack.enter_context(_plain_warnings())
         if as_json:
             stack.enter_context(contextlib.redirect_stdout(sys.stderr))
         console = Console(stderr=True)

@@ -15,7 +15,7 @@ import numpy as np
 
 from clvmodels import effects
 from clvmodels.effects import AMOUNT, DRIVERS, MISSING, Driver, Term
-from clvmodels.errors import InputError
+from clvmodels.errors import DataWarning, InputError
 
 if TYPE_CHECKING:
     from clvmodels.artifacts import Summary
@@ -234,12 +234,14 @@ def _warn_of_date(where: str, day: str, summary: Summary) -> None:
         warnings.warn(
             f"{where} was measured on {day}, after the outcome window ended on {summary.observation_end}: "
             "its effect may be a result of the purchases, not a cause, and a forecast would not have had it.",
+            DataWarning,
             stacklevel=2,
         )
     elif before := int((summary.first_day < taken).sum()):
         warnings.warn(
             f"{where} was measured on {day}, after the first purchase of {before:,} of {len(summary):,} "
             "customers: its effect may be a result of their purchases.",
+            DataWarning,
             stacklevel=2,
         )
 

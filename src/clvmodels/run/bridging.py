@@ -32,6 +32,7 @@ from clvmodels.run.stages import (
     refuse_existing,
     resolve_assumptions,
     statistics,
+    told,
     versions,
 )
 
@@ -536,12 +537,6 @@ def _written(result: BridgeResult, folder: Path | None, overwrite: bool, tell: P
     tell("writing the report", None)
     result.save(folder, overwrite=overwrite)
     return replace(result, path=folder)
-
-
-def told(caught: Sequence[warnings.WarningMessage]) -> list[str]:
-    return sorted(
-        {str(w.message) for w in caught if not issubclass(w.category, DeprecationWarning | FutureWarning)}
-    )
 
 
 def _run(given: Run | Path | str) -> tuple[Run, Config]:

@@ -19,7 +19,7 @@ import numpy as np
 from clvmodels import config as settings
 from clvmodels.artifacts import Assumptions, Check, Posterior, Summary
 from clvmodels.config import Config, MarginByColumn, MarginBySegment
-from clvmodels.errors import ConvergenceError, InputError
+from clvmodels.errors import ConvergenceError, DataWarning, InputError
 from clvmodels.models import registry
 from clvmodels.models.family import Statistic
 
@@ -240,10 +240,17 @@ def describe(clock: Clock, caught: Sequence[warnings.WarningMessage]) -> dict[st
     return {
         "seconds": clock.laps,
         "machine": {"system": platform.system(), "processor": platform.machine(), "cores": os.cpu_count()},
-        "warnings": sorted(
-            {str(w.message) for w in caught if not issubclass(w.category, DeprecationWarning | FutureWarning)}
-        ),
+        "warnings": told(caught),
     }
+
+
+def told(caught: Sequence[warnings.WarningMessage]) -> list[str]:
+    """Texts of warnings that a run has kept; those about the data go on to the user."""
+    for text in sorted({str(w.message) for w in caught if issubclass(w.category, DataWarning)}):
+        warnings.warn(text, DataWarning, stacklevel=3)
+    return sorted(
+        {str(w.message) for w in caught if not issubclass(w.category, DeprecationWarning | FutureWarning)}
+    )
 
 
 class Clock:

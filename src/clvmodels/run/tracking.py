@@ -26,7 +26,7 @@ from clvmodels.config import Config
 from clvmodels.effects import fingerprint
 from clvmodels.errors import ClvError, InputError
 from clvmodels.models import registry
-from clvmodels.run.bridging import margin_column, of_customers, one_day, told
+from clvmodels.run.bridging import margin_column, of_customers, one_day
 from clvmodels.run.stages import (
     Clock,
     Progress,
@@ -38,6 +38,7 @@ from clvmodels.run.stages import (
     refuse_existing,
     resolve_assumptions,
     statistics,
+    told,
     versions,
 )
 
