@@ -681,6 +681,31 @@ def test_combinations_and_cohorts(unbalanced):
         pooled(replace(unbalanced, features={"segment": ids}))
 
 
+def test_a_drift_of_cohorts_is_seen_and_goes_on():
+    """Baskets that fall by a tenth a month: the last lie below the first, and a later month near the last."""
+    from clvmodels.fit.links import fit_linked
+
+    rng, n = np.random.default_rng(7), 600
+    month = np.resize(np.arange(4), n)
+    columns = played(rng, np.full(n, 40.0), {"spend": -0.1 * month})
+    first = np.datetime64("1997-01-15") + (31 * month).astype("timedelta64[D]")
+    people = replace(make_summary(columns), first_day=first.astype("datetime64[D]"))
+    walk = PoolConfig(by="first_month", on="spend", structure="random_walk", sd=0.15)
+    terms = design.terms(ModelsConfig(pool=(walk,)), people)
+    found = fit_linked(
+        GG, people, people.spenders, terms, MODELS.spend, FitConfig(sampler="importance", draws=500),
+        np.random.SeedSequence(3), measure(people), lambda name: lambda share: None,
+    )  # fmt: skip
+    u = found.effects.flat
+    fall = u[:, 3] - u[:, 0]
+    assert abs(fall.mean() + 0.3) < 4 * fall.std()
+    assert (fall < 0).mean() > 0.95
+    later = replace(people.take(np.arange(1)), first_day=np.array(["1997-06-15"], "datetime64[D]"))
+    ahead = found.effects.shift(fx.patterns(terms, later), 0)["spend"] - u[:, 3]
+    assert abs(ahead.mean()) < 4 * 0.15 * np.sqrt(2 / len(u))  # two months on: two steps
+    assert abs(ahead.std() / (0.15 * np.sqrt(2)) - 1) < 4 / np.sqrt(2 * len(u))
+
+
 # ---------------------------------------------------------------- horizons
 
 
