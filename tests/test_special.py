@@ -211,7 +211,10 @@ def test_neighbours_change_no_bit_of_a_share():
     a, b = np.exp(rng.uniform(-2, 4, (2, 100)))
     v = np.exp(rng.uniform(-1.2, 1.2, 100) * (np.arange(100) < 90) * rng.integers(0, 2, 100))
     v[90:] = np.exp(rng.uniform(-9, 9, 10))  # those that need many terms
+    a[85:90] = 10.0 ** np.arange(4, 9)  # and those whose products would overflow
     found, order = beta_share_along(a, b, v), rng.permutation(100)
+    for i in range(85, 90):
+        np.testing.assert_array_equal(found[:, i], beta_share(a[i], b[i], v[i]))
     np.testing.assert_array_equal(beta_share_along(a[order], b[order], v[order]), found[:, order])
     for i in range(0, 100, 7):
         np.testing.assert_array_equal(

@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
@@ -158,9 +158,8 @@ class Target:
         value, gradient, parameters
             In nats; over the point, shape (k,); native, shape (parameter,).
         """
-        value, parameters, gradient = self._function(True)(
-            point, np.array(prior), np.array(jacobian), *self._data()
-        )
+        function, data = self._with_gradient
+        value, parameters, gradient = function(point, np.array(prior), np.array(jacobian), *data)
         return float(value), gradient, parameters
 
     def density(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -221,6 +220,11 @@ class Target:
             f"the log-likelihood of {self.family.name} is not finite for {rows.weight[bad].sum():,.0f} of "
             f"{rows.weight.sum():,.0f} customers (first: {first}): check these values, or the priors."
         )
+
+    @cached_property
+    def _with_gradient(self) -> tuple[Any, list[np.ndarray]]:
+        """Looked up once: that takes a tenth of an evaluation of a thousand rows."""
+        return self._function(True), self._data()
 
     def _data(self) -> list[np.ndarray]:
         return [shared.get_value(borrow=True) for shared in self.model.data_vars]

@@ -13,6 +13,8 @@ _TAIL_TERMS = 12
 _MOST_PAIRS = 10_000.0
 _LANES = 32
 _FEW = 16
+_LARGE = 3000.0
+"""With this many pairs of terms, of a + b up to this, numbers stay below 1e224."""
 _LEAST = np.array([2.0, 2.0, *(math.tanh(7.5 / (n - 1.5)) ** 2 for n in range(2, _FEW + 1))])
 """v, or 1/v, below which the fraction of a share needs n pairs of terms (``_fraction_terms``), at index n."""
 
@@ -276,8 +278,8 @@ def beta_share_along(a, b, v):
 
     The same continued fraction, for 32 entries side by side, so that the loop over entries compiles to vector
     instructions: state k of entry j is ``w[k, j]``. Each entry has the terms that it needs: it enters late,
-    and what stands beside it changes no bit of it. All is in units of 1/h, so that nothing overflows without
-    a look at it. Entries that need many terms are left to :func:`beta_share`.
+    and what stands beside it changes no bit of it. Entries that need many terms, or so large ones that a
+    product of a few might overflow, are left to :func:`beta_share`.
     """
     n = max(len(a), len(b), len(v)) if min(len(a), len(b), len(v)) > 0 else 0
     step_a, step_b, step_v = int(len(a) > 1), int(len(b) > 1), int(len(v) > 1)
@@ -289,33 +291,40 @@ def beta_share_along(a, b, v):
         for j in range(_LANES):
             i = first + min(j, here - 1)
             w[0, j], w[1, j], w[2, j] = a[i * step_a], b[i * step_b], v[i * step_v]
-        smallest = 1.0
         for j in range(_LANES):
             A, B, V = w[0, j], w[1, j], w[2, j]
-            least = V if V < 1.0 else 1.0 / V
-            least = least if least >= bound else 1.0  # not those that need many terms
-            smallest = min(smallest, least)
+            inverse = 1.0 / V
+            least = V if inverse > 1.0 else inverse
+            few = (least >= bound) & (A + B <= _LARGE)
+            hard = (least < bound) | (A + B > _LARGE)
             turned = A < B * V
-            A, B, z = B if turned else A, A if turned else B, 1.0 - (V if turned else 1.0 / V)
-            h = 1.0 / (A + B + 2.0 * _FEW)
-            w[0, j], w[1, j], w[2, j], w[3, j] = A * h, B * h, z, h
+            w[3, j] = 1.0 if turned else 0.0
+            w[0, j], w[1, j], w[2, j] = (
+                B if turned else A,
+                A if turned else B,
+                1.0 - (V if turned else inverse),
+            )
             w[4, j], w[5, j], w[6, j], w[7, j] = 1.0, 0.0, 0.0, 0.0
             w[8, j], w[9, j], w[10, j], w[11, j] = 1.0, 0.0, 0.0, 0.0
-            w[12, j], w[13, j] = 1.0 if turned else 0.0, least
+            w[12, j] = least if few else (2.0 if hard else 1.0)
+            w[13, j] = w[12, j]
+        for half in (16, 8, 4, 2, 1):
+            for j in range(half):
+                w[13, j] = w[13, j] if w[13, j] < w[13, j + half] else w[13, j + half]
         terms = 1
-        while smallest < _LEAST[terms + 1]:
+        while w[13, 0] < _LEAST[terms + 1]:
             terms += 1
         for term in range(terms, 0, -1):
-            enough = _LEAST[term]
+            enough, m = _LEAST[term], float(term)
             for j in range(_LANES):
-                A, B, z, h = w[0, j], w[1, j], w[2, j], w[3, j]
+                A, B, z = w[0, j], w[1, j], w[2, j]
                 p, p_a, p_b, p_z = w[4, j], w[5, j], w[6, j], w[7, j]
                 q, q_a, q_b, q_z = w[8, j], w[9, j], w[10, j], w[11, j]
-                live = w[13, j] < enough
+                live = w[12, j] < enough
                 # Even terms, as in ``_fraction``.
-                c, m = A + B, term * h
+                c = A + B
                 e = c + 2.0 * m
-                up, down, down_c = m * (B + m), (e - h) * e, 2.0 * e - h
+                up, down, down_c = m * (B + m), (e - 1.0) * e, 2.0 * e - 1.0
                 whole, whole_z = down * q, down * q_z
                 whole_a, whole_b = down_c * q + down * q_a, down_c * q + down * q_b
                 r = whole - z * up * p
@@ -323,8 +332,8 @@ def beta_share_along(a, b, v):
                 r_b = whole_b - z * (up * p_b + m * p)
                 r_z = whole_z - up * (p + z * p_z)
                 # Odd terms.
-                m -= h
-                up, down, down_c = (A + m) * (c + m), (e - 2.0 * h) * (e - h), 2.0 * e - 3.0 * h
+                up, down = (A + (m - 1.0)) * (c + (m - 1.0)), (e - 2.0) * (e - 1.0)
+                down_c = 2.0 * e - 3.0
                 s, s_z = down * r, down * r_z
                 s_a, s_b = down_c * r + down * r_a, down_c * r + down * r_b
                 w[4, j] = s if live else p
@@ -332,20 +341,19 @@ def beta_share_along(a, b, v):
                 w[6, j] = s_b if live else p_b
                 w[7, j] = s_z if live else p_z
                 w[8, j] = s - z * up * whole if live else q
-                w[9, j] = s_a - z * (up * whole_a + (A + c + 2.0 * m) * whole) if live else q_a
-                w[10, j] = s_b - z * (up * whole_b + (A + m) * whole) if live else q_b
+                w[9, j] = s_a - z * (up * whole_a + (A + c + (2.0 * m - 2.0)) * whole) if live else q_a
+                w[10, j] = s_b - z * (up * whole_b + (A + (m - 1.0)) * whole) if live else q_b
                 w[11, j] = s_z - up * (whole + z * whole_z) if live else q_z
         for j in range(_LANES):
-            A, B, z, h = w[0, j], w[1, j], w[2, j], w[3, j]
-            over = 1.0 / w[8, j]
+            A, B, u = w[0, j], w[1, j], 1.0 - w[2, j]
+            over, each = 1.0 / w[8, j], 1.0 / (A + B)
             t = w[4, j] * over
             t_a = (w[5, j] - t * w[9, j]) * over
             t_b = (w[6, j] - t * w[10, j]) * over
             t_z = (w[7, j] - t * w[11, j]) * over
-            each, u = 1.0 / (A + B), 1.0 - z
-            share, by_a = B * each * t, h * (B * each * (t_a - t * each))
-            by_b, by_v = h * ((A * each * t + B * t_b) * each), B * each * t_z
-            turned = w[12, j] == 1.0
+            share, by_a = B * each * t, B * each * (t_a - t * each)
+            by_b, by_v = (A * each * t + B * t_b) * each, B * each * t_z
+            turned = w[3, j] == 1.0
             w[4, j] = 1.0 - share if turned else share
             w[5, j] = -by_b if turned else by_a
             w[6, j] = -by_a if turned else by_b
@@ -353,9 +361,10 @@ def beta_share_along(a, b, v):
         for j in range(here):
             i = first + j
             out[0, i], out[1, i], out[2, i], out[3, i] = w[4, j], w[5, j], w[6, j], w[7, j]
-            V = v[i * step_v]
-            if bound > V or bound > 1.0 / V:
-                one = beta_share(a[i * step_a], b[i * step_b], V)
+        for j in range(here):
+            if w[12, j] > 1.0:
+                i = first + j
+                one = beta_share(a[i * step_a], b[i * step_b], v[i * step_v])
                 out[0, i], out[1, i], out[2, i], out[3, i] = one
     return out
 
