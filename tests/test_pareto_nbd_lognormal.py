@@ -323,3 +323,14 @@ def test_cdnow_posterior_as_published(cdnow):
         assert theirs[0] < median < theirs[2], name
     # It fits CDNOW better than independent gammas do: log-likelihood -9594.98 with one parameter fewer.
     assert posterior.maximum["log_likelihood"] == pytest.approx(-9573.413, abs=2e-3)
+
+
+@pytest.mark.parametrize(("sigma_mu", "coupling"), [(1055.6, -2.18), (1.0, 1e9), (1e-9, 0.3)])
+def test_rows_far_from_any_posterior_have_a_likelihood_or_none(sigma_mu, coupling):
+    """What a heavy-tailed proposal may try: a number or minus infinity, and no error."""
+    from clvmodels.models.pareto_nbd_lognormal import averaged
+
+    s1, rest = 0.576, sigma_mu / np.sqrt(1 + coupling**2)
+    for row in ((0.0, 0.0, 40.0), (1.0, 5.0, 60.0), (40.0, 79.0, 80.0)):
+        value = averaged(-1.57, s1, -3.16, coupling * rest / s1, rest, *row)[0]
+        assert value < np.inf

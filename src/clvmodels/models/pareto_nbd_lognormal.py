@@ -173,7 +173,10 @@ def _purchases(population, x, t):
 def _leaves(population, mode, t):
     """How far below the mean of log μ given λ its normal times e^(-μt) is highest: μt σ², as _lambert."""
     m1, _, m2, _, slope, rest = population
-    u = math.log1p(rest**2 * t * _exp(m2 + slope * (mode - m1)))
+    if not t > 0.0:
+        return 0.0
+    log_y = m2 + slope * (mode - m1) + 2.0 * math.log(rest) + math.log(t)  # y itself may be beyond any number
+    u = log_y if log_y > 35.0 else math.log1p(math.exp(log_y))
     return u * (1.0 - math.log1p(u) / (2.0 + u))
 
 
@@ -208,10 +211,14 @@ def averaged(m1, s1, m2, slope, rest, x, t_x, T):
     """
     nothing = -np.inf, np.nan, np.nan, np.nan, np.nan, np.nan
     population = m1, s1, m2, math.sqrt(rest**2 + (slope * s1) ** 2), slope, rest
+    if not population[3] < MOST / 100.0 * rest:  # so near ρ = ±1 each rate alone has too many nodes
+        return nothing
     low1, high1, h1, leaves = _window(population, x, T)
     low, high, h, other = _window(population, x, t_x)
     low1, high1, h1, leaves = min(low1, low), max(high1, high), min(h1, h), max(leaves, other)
     h2 = min(STEP, SHARE * rest / math.sqrt(1.0 + leaves))
+    if not (max(h1, h2) < MOST * min(h1, h2) and high1 - low1 < MOST * h1):  # counts that no integer holds
+        return nothing
     # One step is a multiple of the other: h1 = many1 h, h2 = many2 h.
     many1, many2 = max(1, int(h1 / h2)), max(1, int(h2 / h1))
     h = min(h1, h2)
