@@ -157,13 +157,16 @@ def posterior(watch: Watch, customers: int, family: str = "bg_nbd", draws: int =
     return {"rows": len(rows.weight), "fold_seconds": fold, **found}
 
 
-def chains(watch: Watch, families: tuple[str, ...], draws: int = 2000) -> dict[str, Any]:
-    """NUTS of several families on the CDNOW sample, one after the other: gradients, seconds, effective draws.
+def chains(watch: Watch, families: tuple[str, ...], draws: int = 2000, seeds: int = 5) -> dict[str, Any]:
+    """NUTS of several families on the CDNOW sample, in turns: gradients, seconds, effective draws.
 
-    Gradients are timed in turns at the mode, in CPU time. Sampling takes the CPU time of the whole fit, less
-    that of a fit by maximum that has the same compiled code.
+    Gradients are timed at the mode, in CPU time. Sampling takes the CPU time of the whole fit, less that of a
+    fit by maximum that has the same compiled code. All are medians over turns, for a machine may be a third
+    slower in one minute than in the next.
     """
     import time
+
+    import numpy as np
 
     import clvmodels as clv
     from clvmodels.config import FitConfig, ModelConfig
@@ -176,32 +179,37 @@ def chains(watch: Watch, families: tuple[str, ...], draws: int = 2000) -> dict[s
         "data": {"source": "cdnow_sample", "observation_end": "1997-09-30"},
         "value": {"margin": 0.3, "annual_discount_rate": 0.15},
     })  # fmt: skip
-    scale, targets, found = measure(summary), {}, {}
+    scale = measure(summary)
+    folded = {name: summary.fold(registry.purchases(name).statistics) for name in families}
+
+    def timed(name: str, sampler: Any, draws: int = draws, seed: int = 1) -> tuple[float, Any]:
+        options, family = FitConfig(sampler=sampler, draws=draws), registry.purchases(name)
+        begin = time.process_time()
+        part = fit_family(family, folded[name], ModelConfig(family=name), options, seed, scale)
+        return time.process_time() - begin, part
+
     for name in families:
-        family = registry.purchases(name)
-        rows, model = summary.fold(family.statistics), ModelConfig(family=name)
-
-        def timed(
-            sampler: Any, draws: int = draws, family: Any = family, rows: Any = rows, model: Any = model
-        ) -> tuple[float, Any]:
-            options = FitConfig(sampler=sampler, draws=draws)
-            begin = time.process_time()
-            part = fit_family(family, rows, model, options, 1, scale)
-            return time.process_time() - begin, part
-
-        timed("nuts", 100)  # compiles, and imports nutpie
-        least, _ = timed("map")
-        with watch():
-            whole, part = timed("nuts")
-        effective = min(part.diagnostics["ess_bulk"].values())
+        timed(name, "nuts", 100)  # compiles, and imports nutpie
+    spent: dict[str, list[tuple[float, float, int]]] = {name: [] for name in families}
+    with watch():
+        for seed in range(1, seeds + 1):
+            for name in families:
+                least, _ = timed(name, "map")
+                whole, part = timed(name, "nuts", seed=seed)
+                gate = part.diagnostics
+                spent[name].append((whole - least, min(gate["ess_bulk"].values()), gate["divergences"]))
+    found, targets = {}, {}
+    for name, each in spent.items():
+        sampling, effective = (float(np.median([one[k] for one in each])) for k in (0, 1))
         found[name] = {
-            "rows": len(rows.weight),
-            "sampling": whole - least,
+            "rows": len(folded[name].weight),
+            "sampling": sampling,
             "ess": effective,
-            "divergences": part.diagnostics["divergences"],
-            "per_second": effective / (whole - least),
+            "divergences": sum(one[2] for one in each),
+            "per_second": float(np.median([ess / second for second, ess, _ in each])),
         }
-        target = Target.of(family, rows, resolve(family, model, scale, {}))
+        family = registry.purchases(name)
+        target = Target.of(family, folded[name], resolve(family, ModelConfig(family=name), scale, {}))
         targets[name] = target, target.start(scale)
     turns: dict[str, list[float]] = {name: [] for name in families}
     for _ in range(20):

@@ -415,7 +415,8 @@ class Suite:
                 "NUTS of several families on CDNOW",
                 "2,000 draws in four chains from the folded sample (2,357 customers), all in one process, in "
                 "CPU time: a gradient (medians of twenty turns), sampling without compiling and maximising, "
-                "and the smallest effective number of draws of a parameter (bulk). × is against the first.",
+                "and the smallest effective number of draws of a parameter (bulk; medians of five seeds, the "
+                "families in turns). × is against the first.",
                 ("family", "gradient", "×", "sampling", "×", "ESS", "divergences", "ESS per second"),
                 rows,
             )
