@@ -218,8 +218,8 @@ def chains(watch: Watch, families: tuple[str, ...], draws: int = 2000, seeds: in
             for step in range(100):
                 target(point + 1e-4 * step)
             turns[name].append((time.process_time() - begin) / 100)
-    for name, each in turns.items():
-        found[name]["gradient"] = sorted(each)[len(each) // 2]
+    for name, gradients in turns.items():
+        found[name]["gradient"] = float(np.median(gradients))
     return found
 
 
