@@ -315,6 +315,8 @@ class Summary:
         calendar = {
             k: np.array(v, "datetime64[D]" if k == "day" else float) for k, v in meta["calendar"].items()
         }
+        if "pairs" in calendar:  # a list of no rows does not tell their length
+            calendar["pairs"] = calendar["pairs"].reshape(2 * (len(calendar["pairs"]),))
         return cls(
             customer=np.array(table["customer"].to_pylist(), dtype=object),
             columns=columns,
