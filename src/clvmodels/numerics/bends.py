@@ -239,7 +239,7 @@ class Straightened:
 
         On the CDNOW sample, 2,000 draws of NUTS were 2,700 to 3,700 effective ones of the worst parameter, in
         3.0 to 3.3 steps each, over six seeds for each of BG/NBD, MBG/NBD, Pareto/NBD; only whitened, those of
-        Pareto/NBD were 770 in 4.6 steps. Of 60 or 300 of its customers they were 1,700 or more.
+        Pareto/NBD were 770 in 4.6 steps. Of 60 or 300 of its customers they were 1,650 or more.
 
         Parameters
         ----------
