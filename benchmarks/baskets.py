@@ -1,13 +1,15 @@
-"""Firms whose baskets grow, and firms whose baskets do not: how should shared shocks of baskets be read?
+"""Firms whose baskets grow or move with purchases, and firms whose baskets do not: how should shared shocks
+of baskets be read?
 
 Customers of a simulated firm come over a year and buy by BG/NBD; a basket is gamma around the customer's
 own mean (inverse gamma), times a level that all share: exp(g t) with a yearly rate g, and an AR(1) shock.
-Where they are asked for, customers who buy often have large baskets, or those who come later smaller ones.
+Where they are asked for, customers who buy often have large baskets, or those who come later smaller ones;
+purchases have shocks too, which baskets follow, or which fall on those with large baskets above all.
 The firm is backtested at one origin, after a year, by the pipeline that users have. Then revenue is forecast
-three ways from the same record: with the mean basket of all orders of a week (*all orders*), with the level
-of baskets within customers (*within customers*, which is built in), and with that and a linear trend as one
-more regressor (prior sd 20 % a year), damped beyond the data with a half-life of 26 weeks. Of bundled logs
-the origins of their backtests are forecast the same ways.
+four ways from the same record: with the mean basket of all orders of a week (*all orders*), with the level
+of baskets within customers (*within customers*), with the passing shocks of the one and the drift of the
+other (*both*), and so that baskets may follow the passing shocks of purchases (*both, tied*, which is built
+in). Of bundled logs the origins of their backtests are forecast the same ways.
 
     python -m benchmarks.baskets
 """
@@ -15,6 +17,7 @@ the origins of their backtests are forecast the same ways.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +36,14 @@ FIRMS = {
     "steady, newcomers have smaller baskets": {"newcomers": 0.2},
     "grows 20 % a year": {"growth": 0.2},
     "grows 20 % a year, newcomers have smaller baskets": {"growth": 0.2, "newcomers": 0.2},
+    "promotions, baskets larger": {"weather": 0.2, "follow": 0.4},
+    "promotions, baskets smaller": {"weather": 0.2, "follow": -0.4},
+    "promotions for large baskets": {"weather": 0.2, "choosy": 0.5},
+    "promotions, baskets as ever": {"weather": 0.2},
 }
-"""What a firm's baskets do, on the log and a year; ``dependence`` is a correlation of normal scores."""
+"""What a firm's baskets do, on the log and a year; ``dependence`` is a correlation of normal scores,
+``weather`` the sd of shocks of purchases, ``follow`` the slope of baskets on them, ``choosy`` how much more a
+shock moves customers whose mean basket's logarithm is one sd higher."""
 HORIZONS = (4, 13, 26, 51)
 WINDOW = 52
 WORLDS = 12
@@ -45,13 +54,25 @@ WITHIN, BETWEEN, MEAN = 5.0, 4.0, 40.0
 SHOCK, PERSISTENCE = 0.1, 0.3
 FIRST = np.datetime64("2020-01-01")
 PERCENTS = [f"{100 * p:.0f}" for p in PROBABILITIES]
-SLOPE = 0.2
-"""Prior sd of the trend, log a year."""
-DAMPED = 26.0
-"""Weeks in which half of the trend is lost."""
 
 
-def firm(seed: int, growth: float = 0.0, dependence: float = 0.0, newcomers: float = 0.0) -> Any:
+def shock(rng: np.random.Generator, size: float, weeks: int) -> np.ndarray:
+    """An AR(1) of sd ``size``, shape (week,)."""
+    out = size * rng.standard_normal(weeks)
+    for t in range(1, weeks):
+        out[t] = PERSISTENCE * out[t - 1] + np.sqrt(1 - PERSISTENCE**2) * out[t]
+    return out
+
+
+def firm(
+    seed: int,
+    growth: float = 0.0,
+    dependence: float = 0.0,
+    newcomers: float = 0.0,
+    weather: float = 0.0,
+    follow: float = 0.0,
+    choosy: float = 0.0,
+) -> Any:
     """The log of a firm, a year to the origin and a year after it."""
     import pandas as pd
     from scipy.stats import gamma, norm
@@ -62,10 +83,26 @@ def firm(seed: int, growth: float = 0.0, dependence: float = 0.0, newcomers: flo
     theta = PURCHASES
     rate = rng.gamma(theta["r"], 1 / theta["alpha"], CUSTOMERS)
     leaves = rng.beta(theta["a"], theta["b"], CUSTOMERS)
+    often = norm.ppf(np.clip(gamma.cdf(rate, theta["r"], scale=1 / theta["alpha"]), 1e-6, 1 - 1e-6))
+    normal = dependence * often + np.sqrt(1 - dependence**2) * rng.standard_normal(CUSTOMERS)
+    level, moves = shock(rng, SHOCK, weeks), shock(rng, weather, weeks)
+    # Everybody's clock runs at the week's intensity: purchases are Poisson on it.
+    pace = np.exp(np.outer(1 + choosy * normal, moves))
+    clock = np.column_stack([np.zeros(CUSTOMERS), pace.cumsum(axis=1)])
+
+    def read(who: np.ndarray, time: np.ndarray) -> np.ndarray:
+        week = np.minimum(time.astype(int), weeks - 1)
+        return clock[who, week] + (time - week) * pace[who, week]
+
+    def unread(who: np.ndarray, shown: np.ndarray) -> np.ndarray:
+        week = np.minimum((clock[who, 1:] <= shown[:, None]).sum(axis=1), weeks - 1)
+        return week + (shown - clock[who, week]) / pace[who, week]
+
     who, day = [np.arange(CUSTOMERS)], [born]
     time, there = born / 7, np.arange(CUSTOMERS)
     while len(there):
-        time = time + rng.exponential(1 / np.maximum(rate[there], 1e-9))
+        shown = read(there, time) + rng.exponential(1 / np.maximum(rate[there], 1e-9))
+        time = unread(there, shown)
         there, time = there[time < weeks], time[time < weeks]
         who.append(there)
         day.append(np.ceil(7 * time).astype(int))
@@ -73,17 +110,10 @@ def firm(seed: int, growth: float = 0.0, dependence: float = 0.0, newcomers: flo
         there, time = there[stays], time[stays]
     owner, when = np.concatenate(who), np.concatenate(day)
     owner, when = owner[when < 7 * weeks], when[when < 7 * weeks]
-    often = norm.ppf(np.clip(gamma.cdf(rate, theta["r"], scale=1 / theta["alpha"]), 1e-6, 1 - 1e-6))
-    normal = dependence * often + np.sqrt(1 - dependence**2) * rng.standard_normal(CUSTOMERS)
     mean = MEAN * (BETWEEN - 1) / gamma.ppf(norm.cdf(-normal), BETWEEN)
     mean *= np.exp(-newcomers * born / 7 / shocks.YEAR)
-    shock = np.empty(weeks)
-    shock[0] = SHOCK * rng.standard_normal()
-    for t in range(1, weeks):
-        step = SHOCK * np.sqrt(1 - PERSISTENCE**2) * rng.standard_normal()
-        shock[t] = PERSISTENCE * shock[t - 1] + step
-    level = np.exp(growth * when / 7 / shocks.YEAR + shock[when // 7])
-    amount = mean[owner] * level * rng.gamma(WITHIN, 1 / WITHIN, len(owner))
+    shared = np.exp(growth * when / 7 / shocks.YEAR + (level + follow * moves)[when // 7])
+    amount = mean[owner] * shared * rng.gamma(WITHIN, 1 / WITHIN, len(owner))
     date = FIRST + when.astype("timedelta64[D]")
     return pd.DataFrame({"customer": owner.astype(str), "date": date, "amount": amount.round(2) + 0.01})
 
@@ -109,30 +139,29 @@ def study(about: str, cache: Path | None = None) -> list[dict[str, Any]]:
     return summed(found, about)
 
 
-def trend(window: int, later: int, weight: np.ndarray) -> np.ndarray:
-    """The regressor, shape (week, 1): linear in the window with weighted mean 0, damped after it, in units
-    of its prior."""
-    inside = np.arange(window) - np.average(np.arange(window), weights=weight)
-    kept = 0.5 ** (1 / DAMPED)
-    beyond = inside[-1] + np.cumsum(kept ** np.arange(1, later + 1))
-    return (np.concatenate([inside, beyond]) / shocks.YEAR * SLOPE / shocks.EVENT)[:, None]
-
-
-def readings(origin: Origin) -> Iterator[tuple[str, shocks.Ratios]]:
-    """The ways of reading baskets from the weeks that an origin keeps; nothing is fitted again."""
+def readings(
+    origin: Origin, orders: shocks.Shocks, draws: int, seed: int
+) -> Iterator[tuple[str, shocks.Shocks | str | None]]:
+    """The ways of reading baskets from the weeks that an origin keeps; no model is fitted again."""
     data, described = origin.data, (origin.parameters or {})["spend"]
     count, paid = data["window_orders"].values, data["window_revenue"].values
     family = registry.spend(described["family"])
     wild = systematic.variation(family, list(described["mean"].values()), origin.date.toordinal()).total
-    yield "all orders", systematic.of_weeks(count, paid, wild)
+    every = systematic.of_weeks(count, paid, wild)
+    yield "all orders", shocks.estimate(every, draws, seed)
     if "window_level" not in data:
         return
-    level, anchor = data["window_level"].values, data["window_anchor"].values
-    about = {"observed": level, "expected": np.ones(len(level)), "anchor": anchor}
-    noise = data["window_level_noise"].values
-    yield "within customers", shocks.Ratios(**about, noise=noise)
-    sloped = trend(len(count), data.sizes["later"], anchor)
-    yield "and a damped trend", shocks.Ratios(**about, noise=noise, events=sloped)
+    level = data["window_level"].values
+    within = shocks.Ratios(
+        observed=level,
+        expected=np.ones(len(level)),
+        noise=data["window_level_noise"].values,
+        anchor=data["window_anchor"].values,
+    )
+    yield "within customers", shocks.estimate(within, draws, seed)
+    yield "both", systematic.of_baskets(every, within, draws, seed)
+    tied = replace(every, leader=orders.passing)
+    yield "both, tied", systematic.of_baskets(tied, within, draws, seed)
 
 
 def forecasts(origin: Origin) -> Iterator[tuple[str, str, dict[str, Any]]]:
@@ -143,13 +172,14 @@ def forecasts(origin: Origin) -> Iterator[tuple[str, str, dict[str, Any]]]:
     expected = data["window_expected_orders"].values.mean(axis=0)
     counts = shocks.Ratios.of_counts(data["window_orders"].values, expected)
     orders = shocks.estimate(counts, draws, seed)
+    if isinstance(orders, str):
+        return
     until = [max(1, -(-int(steps) // 7)) for steps in data["steps"].values]
     split = {row["horizon"]: row for row in origin.split}
-    for name, ratios in readings(origin):
-        found = shocks.estimate(ratios, draws, seed + 1)
-        if isinstance(found, str) or isinstance(orders, str):
+    for name, found in readings(origin, orders, draws, seed + 1):
+        if not isinstance(found, shocks.Shocks):
             continue
-        baskets = found.path(len(later), seed + 1)
+        baskets = found.path(len(later), seed + 1) * found.following(orders, len(later), seed)
         alone = systematic.factors(baskets, later, until)
         factor = systematic.factors(orders.path(len(later), seed) * baskets, later, until)
         for k, label in enumerate(origin.horizons):

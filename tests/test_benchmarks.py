@@ -166,12 +166,14 @@ def test_every_part_of_the_validation_has_its_place():
     assert "benchmarks.validation" in (ROOT / "Makefile").read_text()
 
 
-def test_a_trend_is_centred_in_the_window_and_damped_after_it():
-    found = baskets.trend(52, 500, np.ones(52))[:, 0]
-    assert abs(found[:52].mean()) < 1e-12
-    steps = np.diff(found)
-    np.testing.assert_allclose(steps[:51], steps[0])
-    np.testing.assert_allclose(steps[51 + 26] / steps[51], 0.5)
-    # All that is still to come: the steps' geometric sum.
-    kept = 0.5 ** (1 / baskets.DAMPED)
-    np.testing.assert_allclose(found[-1] - found[51], steps[0] * kept / (1 - kept), rtol=1e-5)
+@pytest.mark.parametrize("slope", [1.0, -1.0])
+def test_baskets_of_a_simulated_firm_follow_its_purchases(slope):
+    """By week, of what all customers have in common: promotions of 40 %, and baskets that follow them."""
+    log = baskets.firm(1, weather=0.4, follow=slope)
+    week = (log["date"].to_numpy() - baskets.FIRST).astype("timedelta64[D]").astype(int) // 7
+    late = (week >= baskets.WINDOW) & (week < week.max())  # nobody joins any more
+    count = np.bincount(week[late])[baskets.WINDOW :]
+    mean = np.bincount(week[late], log["amount"][late])[baskets.WINDOW :] / count
+    away = [np.log(v) - np.log(np.convolve(v, np.ones(9) / 9, "same")) for v in (count, mean)]
+    # Of 50 weeks: chance alone has a correlation of .14.
+    assert slope * np.corrcoef(*(v[4:-4] for v in away))[0, 1] > 4 * 0.14

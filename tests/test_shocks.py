@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -175,6 +177,75 @@ def test_shocks_widen_a_forecast_and_do_not_lift_it():
     spread = np.exp(SIGMA**2 + 60 * TAU**2)
     np.testing.assert_allclose(path[:, 10:].mean(0), 1, atol=4.5 * np.sqrt((spread - 1) / n))
     assert path[:, -1].std() > path[:, 5].std()
+
+
+def test_a_process_that_follows_does_not_lift_what_leads():
+    """Of one that follows weighed by what leads, and by itself where slopes are known: mean 1 both times."""
+    n = 40_000
+    flat = shocks.Shocks(
+        parameters=np.tile([PHI, SIGMA, 0.0], (n, 1)), state=np.tile([-(SIGMA**2) / 2, 0.0], (n, 1)),
+        loads=np.empty((n, 0)), weeks=50, used=50, season=False, events=None, k_hat=0.0, ess=n,
+    )  # fmt: skip
+    np.testing.assert_array_equal(flat.following(flat, 3, 1), 1)
+    slope = 0.8
+    tied = replace(flat, slope=np.full(n, slope))
+    path, factor = flat.path(30, 1)[:, 9:], tied.following(flat, 30, 1)[:, 9:]
+    spread = np.exp((1 + slope) ** 2 * SIGMA**2) - 1
+    np.testing.assert_allclose((path * factor).mean(0), 1, atol=4.5 * np.sqrt(spread / n))
+    # On the log it is the slope times the leader's shock, in every draw and week.
+    whole = np.log(factor) - slope * np.log(path)
+    np.testing.assert_allclose(whole, whole[0, 0], atol=1e-12)
+
+
+def test_passing_shocks_are_the_conditional_mean():
+    """Bayes by weighting simulated paths, in every week, also one that was not seen."""
+    weeks, paths, rng = 12, 400_000, np.random.default_rng(14)
+    seen, noise = np.array([0, 1, 2, 3, 5, 6, 8, 9, 10, 11]), np.full(10, 0.05)
+    a, w = weather(weeks, paths, rng)
+    w = w - w[:, seen].mean(1)[:, None]
+    z = np.linspace(-0.2, 0.3, len(seen))
+    log_weight = -((z - a[:, seen] - w[:, seen]) ** 2).sum(1) / (2 * 0.05)
+    weight = np.exp(log_weight - log_weight.max())
+    weight /= weight.sum()
+    found = process(weeks, seen, noise, z).passing(np.array([PHI, SIGMA, TAU]))
+    error = SIGMA * np.sqrt((weight**2).sum())
+    np.testing.assert_allclose(found, weight @ a - SIGMA**2 / 2, atol=4.5 * error)
+
+
+def test_a_process_follows_another_as_far_as_it_does():
+    """16 pairs of windows, counts and baskets: slopes are found, and none where there is none."""
+    pairs, weeks, rng = 16, 52, np.random.default_rng(15)
+    a, _ = weather(weeks, pairs, rng)
+    own, _ = weather(weeks, pairs, rng)
+    counts = rng.poisson(60 * np.exp(a))
+    noise = np.full(weeks, 0.05**2)
+    leaders = [shocks.estimate(shocks.Ratios.of_counts(y, np.full(weeks, 60.0)), 100, 6) for y in counts]
+    for slope in (0.0, 0.6):
+        baskets = np.exp(slope * a + 0.3 * own + 0.05 * rng.standard_normal(own.shape))
+        z = []
+        for leads, level in zip(leaders, baskets, strict=True):
+            about = {"observed": level, "expected": np.full(weeks, level.mean()), "noise": noise}
+            found = shocks.estimate(shocks.Ratios(**about, leader=leads.passing), 100, 7)
+            assert found.loads.shape == (100, 0)
+            z.append((found.slope.mean() - slope) / found.slope.std())
+        low, high = stats.chi2.ppf([0.0005, 0.9995], pairs) / pairs
+        assert low < np.mean(np.square(z)) < high
+        assert abs(np.mean(z)) < 3.5 / np.sqrt(pairs)
+
+
+def test_the_drift_of_one_process_may_be_that_of_another():
+    rng = np.random.default_rng(16)
+    one, two = (
+        shocks.Shocks(
+            parameters=rng.uniform(size=(5, 3)), state=rng.normal(size=(5, 2)), loads=np.empty((5, 0)),
+            weeks=50, used=used, season=False, events=None, k_hat=k_hat, ess=ess,
+        )
+        for used, k_hat, ess in ((40, 0.1, 90.0), (30, 0.3, 95.0))
+    )  # fmt: skip
+    both = one.drifting(two)
+    np.testing.assert_array_equal(both.steps(6, 3)[0], one.steps(6, 3)[0])
+    np.testing.assert_array_equal(both.steps(6, 3)[1], two.steps(6, 3)[1])
+    assert (both.used, both.k_hat, both.ess) == (30, 0.3, 90.0)
 
 
 def test_forecasts_are_calibrated_and_parameters_recovered():

@@ -304,5 +304,29 @@ def test_known_events_are_regressors_and_what_the_window_has_not_seen_is_left_ou
     error = 4 * found.orders.path(4, 1).std() / np.sqrt(200)
     assert path[1] - (path[0] + path[2]) / 2 == pytest.approx(effect.mean(), abs=2 * error)
     assert found.orders.parameters[:, 1].mean() < blind.orders.parameters[:, 1].mean()
-    (check,) = systematic.checks(found)
+    check, of_baskets = systematic.checks(found)
     assert "sale: +" in check.sentence
+    assert of_baskets.passed == (found.baskets.k_hat <= shocks.TRUSTED)
+    tenth = 100 * (1.1**found.baskets.slope - 1)
+    assert f"baskets change by {tenth.mean():+.1f} %" in of_baskets.sentence
+
+
+def test_what_passes_is_told_by_all_orders_and_what_lasts_within_customers():
+    """Each reading alone has the same draws of its part; where one tells nothing the other stands alone."""
+    rng = np.random.default_rng(3)
+    count = np.full(40, 90.0)
+    every = systematic.of_weeks(count, count * np.exp(0.1 * rng.standard_normal(40)), 0.9)
+    level = np.exp(0.01 * np.arange(40))
+    within = shocks.Ratios(observed=level, expected=np.ones(40), noise=np.full(40, 0.02**2))
+    both = systematic.of_baskets(every, within, 50, 1)
+    passing, lasting = shocks.estimate(every, 50, 1), shocks.estimate(within, 50, 3)
+    np.testing.assert_array_equal(both.steps(5, 2)[0], passing.steps(5, 2)[0])
+    np.testing.assert_array_equal(both.steps(5, 2)[1], lasting.steps(5, 2)[1])
+    alone = systematic.of_baskets(every, None, 50, 1)
+    np.testing.assert_array_equal(alone.path(5, 2), passing.path(5, 2))
+    nothing = replace(every, noise=np.full(40, np.inf))
+    assert systematic.of_baskets(nothing, None, 50, 1) is None
+    np.testing.assert_array_equal(
+        systematic.of_baskets(nothing, within, 50, 1).path(5, 2), lasting.path(5, 2)
+    )
+    np.testing.assert_array_equal(systematic.of_baskets(every, nothing, 50, 1).path(5, 2), passing.path(5, 2))

@@ -76,8 +76,8 @@ class Parts:
         Shape (draw, segment); their mean with these shares is 1 in every draw.
         """
         rng = np.random.default_rng(seed)
-        for logs in shocks.ahead(self.parameters, self.state, weeks, rng):
-            own = np.exp(logs)
+        for a, drift in shocks.ahead(self.parameters, self.state, weeks, rng):
+            own = np.exp(a + drift)
             yield own / (own @ share)[:, None]
 
 

@@ -17,12 +17,18 @@ Beyond the data a_t falls back at rate φ, and w_t to the window's mean with a h
 ``HALF_LIFE``: a window cannot tell whether what drifts will drift for ever, and with a walk without
 end the prior of τ alone would decide what an infinite horizon is worth. exp(a_t) and exp(w_t) keep
 the mean that their centres give: shocks widen a forecast, they do not lift it.
+
+A process may follow the passing shocks a' of another, that of baskets those of purchases: one more term
+κ (a'_t - σ'²/2), whose mean weighed by exp(a') is 0. The window tells a' by its posterior mean, which leaves
+κ unbiased, for E[κ a'_t | what leads] = κ E[a'_t | what leads] (Carroll, Ruppert, Stefanski and Crainiceanu,
+2006, Measurement Error in Nonlinear Models, ch. 4: regression calibration). Drift is not followed: of two
+slow movements a window sees too little to tell whether they belong together.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -40,6 +46,8 @@ EVENT = 0.7
 SEASON = 0.2
 """Prior sd of each coefficient of the yearly season."""
 HARMONICS = 2
+FOLLOWING = 0.5
+"""Prior sd of κ: baskets 5 % larger or smaller where purchases are a tenth above what is expected."""
 TRUSTED = K_HAT_MAX
 YEAR = 52.1775
 """Weeks."""
@@ -68,6 +76,8 @@ class Ratios:
         tell, as the model's own estimates weigh them.
     events
         0/1 or dose, shape (week + later weeks, event): known for the past and planned beyond.
+    leader
+        ``passing`` of a process that this one may follow, shape (week,).
     """
 
     observed: np.ndarray
@@ -75,6 +85,7 @@ class Ratios:
     noise: np.ndarray
     events: np.ndarray | None = None
     anchor: np.ndarray | None = None
+    leader: np.ndarray | None = None
 
     @classmethod
     def of_counts(
@@ -102,6 +113,11 @@ class Shocks:
         Length of the window; ``used``: weeks with an expectation.
     k_hat, ess
         Certificate of the draws.
+    passing
+        a_t - σ²/2 in each week of the window, its mean given all weeks at the densest (φ, σ, τ), shape
+        (week,).
+    slope
+        κ, shape (draw,); None where nothing leads.
     """
 
     parameters: np.ndarray
@@ -113,24 +129,53 @@ class Shocks:
     events: np.ndarray | None
     k_hat: float
     ess: float
+    passing: np.ndarray | None = None
+    slope: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.parameters)
 
+    def steps(self, weeks: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """Passing shocks a and drift in each week after the window, of :func:`ahead`, shape (draw, week)."""
+        found = list(ahead(self.parameters, self.state, weeks, np.random.default_rng(seed)))
+        a, drift = (np.stack(part, axis=1) for part in zip(*found, strict=True))
+        return a, drift
+
     def path(self, weeks: int, seed: int) -> np.ndarray:
         """Factor on everybody's rate in each week after the window, shape (draw, week)."""
-        steps = ahead(self.parameters, self.state, weeks, np.random.default_rng(seed))
-        out = np.stack(list(steps), axis=1)
+        a, drift = self.steps(weeks, seed)
+        out = a + drift
         later = np.arange(self.weeks, self.weeks + weeks)
         design = _design(later, self.season, None if self.events is None else self.events[self.weeks :])
         if design.shape[1]:
             out[:, : len(design)] += self.loads @ design.T
         return np.exp(out)
 
+    def following(self, leader: Shocks, weeks: int, seed: int) -> np.ndarray:
+        """Factor by which this process follows ``leader`` along the path of ``seed``, shape (draw, week).
+
+        Its mean weighed by the leader's exp(a) is 1.
+        """
+        if self.slope is None:
+            return np.ones((len(self), weeks))
+        slope, variance = self.slope[:, None], leader.parameters[:, 1:2] ** 2
+        return np.exp(slope * (leader.steps(weeks, seed)[0] - variance / 2) - slope**2 * variance / 2)
+
+    def drifting(self, other: Shocks) -> Shocks:
+        """This process with the drift of another in place of its own: draws are paired by position."""
+        return replace(
+            self,
+            parameters=np.column_stack([self.parameters[:, :2], other.parameters[:, 2]]),
+            state=np.column_stack([self.state[:, 0], other.state[:, 1]]),
+            used=min(self.used, other.used),
+            k_hat=max(self.k_hat, other.k_hat),
+            ess=min(self.ess, other.ess),
+        )
+
 
 def ahead(
     parameters: np.ndarray, state: np.ndarray, weeks: int, rng: np.random.Generator
-) -> Iterator[np.ndarray]:
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """The process beyond the data, week by week, on the log and without season and events.
 
     Parameters
@@ -142,7 +187,7 @@ def ahead(
 
     Yields
     ------
-    a + w, less what keeps the mean of exp(w), shape (draw,) or (draw, segment).
+    a, and w less what keeps the mean of exp(w), shape (draw,) or (draw, segment) each.
     """
     a, w = state[..., 0], state[..., 1]
     phi, sigma, tau = (column.reshape(-1, *[1] * (a.ndim - 1)) for column in parameters.T)
@@ -152,7 +197,7 @@ def ahead(
         a = centre + phi * (a - centre) + inner * rng.standard_normal(a.shape)
         w = pull * w + tau * rng.standard_normal(w.shape)
         spread = pull**2 * spread + tau**2
-        yield a + w - spread / 2
+        yield a, w - spread / 2
 
 
 def anchored(time: np.ndarray, share: np.ndarray, weeks: int) -> tuple[np.ndarray, np.ndarray, float]:
@@ -191,9 +236,15 @@ def estimate(ratios: Ratios, draws: int, seed: int) -> Shocks | str:
     sample = importance.sample(lambda points: (process.density(points), points), mode, spread, draws, rng)
     parameters = native(sample.draws)
     state, loads = process.end(parameters, rng)
+    slope = None
+    if ratios.leader is not None:
+        loads, slope = loads[:, :-1], loads[:, -1]
+    passing = np.zeros(len(ratios.observed))
+    passing[len(passing) - process.weeks :] = process.passing(native(mode[None])[0])
     return Shocks(
         parameters=parameters, state=state, loads=loads, weeks=process.weeks, used=len(process.z),
         season=process.season, events=events, k_hat=sample.k_hat, ess=sample.ess,
+        passing=passing, slope=slope,
     )  # fmt: skip
 
 
@@ -214,13 +265,17 @@ def _process(ratios: Ratios) -> tuple[_Process, np.ndarray | None] | str:
     weeks = len(observed)
     season = weeks >= 2 * YEAR
     design = _design(np.arange(weeks), season, None if events is None else events[:weeks])
+    prior = _loads_variance(season, 0 if events is None else events.shape[1])
+    if ratios.leader is not None:
+        design = np.column_stack([design, np.asarray(ratios.leader, float)[first:]])
+        prior = np.append(prior, FOLLOWING**2)
     process = _Process.of(
         np.log(observed[usable] / expected[usable]),
         noise[np.ix_(usable, usable)],
         np.flatnonzero(usable),
         weeks,
         design,
-        _loads_variance(season, 0 if events is None else events.shape[1]),
+        prior,
         season,
         None if ratios.anchor is None else np.asarray(ratios.anchor, float)[first:][usable],
     )
@@ -342,8 +397,15 @@ class _Process:
         walk = low - (low @ self.share)[:, None] - mean + self.share @ mean
         lag = np.abs(np.subtract.outer(every, self.time))
         cross = sigma**2 * phi**lag + tau**2 * walk + (self.every * self.prior) @ self.design.T
-        total = self.covariance(*np.array([[phi], [sigma], [tau]]))[0]
+        total = self.covariance(*parameters[:, None])[0]
         return cross @ np.linalg.solve(total, self.z + sigma**2 / 2) - sigma**2 / 2
+
+    def passing(self, parameters: np.ndarray) -> np.ndarray:
+        """Mean of a_t - σ²/2 in every week of the window, given all that was observed."""
+        phi, sigma, _ = parameters
+        lag = np.abs(np.subtract.outer(np.arange(1.0, self.weeks + 1), self.time))
+        total = self.covariance(*parameters[:, None])[0]
+        return sigma**2 * phi**lag @ np.linalg.solve(total, self.z + sigma**2 / 2) - sigma**2
 
     def end(self, parameters: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Draws of (a, w) in the last week and of the coefficients, given all that was observed."""

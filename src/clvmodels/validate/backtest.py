@@ -40,7 +40,7 @@ from clvmodels.value import horizons as ahead
 from clvmodels.value import valuation as any_valuation
 from clvmodels.value.horizons import MEASURES
 
-RECORD = 4
+RECORD = 5
 """Changes when what an :class:`Origin` holds changes; kept origins of another number are made anew."""
 LEVELS = ("expected", "latent", "predictive", "systematic")
 PROBABILITIES = (0.50, 0.80, 0.90, 0.95)
@@ -49,7 +49,7 @@ BAND = 0.95
 DRAWS = 1000
 """Draws of every forecast, spread evenly over the posterior; fewer of many customers, see ``WORK``."""
 FEWEST = 400
-WORK = 10_000_000
+WORK = 25_000_000
 """Customers times draws, beyond which draws are reduced to not fewer than ``FEWEST``."""
 THIN = 100
 """Draws of which weekly expectations are kept."""
@@ -634,6 +634,11 @@ def _shared(
                 key: {"mean": float(column.mean()), "sd": float(column.std())}
                 for key, column in zip(("persistence", "shock", "step"), part.parameters.T, strict=True)
             },
+            **(
+                {"slope": {"mean": float(part.slope.mean()), "sd": float(part.slope.std())}}
+                if part.slope is not None
+                else {}
+            ),
             "weeks": part.used,
             "season": part.season,
             "k_hat": part.k_hat,

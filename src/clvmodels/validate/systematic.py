@@ -3,13 +3,15 @@
 Given the parameters the customers of a model are independent, so its intervals shrink with their
 number; promotions, seasons and the economy do not. The weeks of the window tell how far reality
 strayed from what the model expects of these customers given their first days (``fit/shocks.py``
-for purchases and, apart, for the mean basket); the two processes are continued beyond the data, and
+for purchases and for the mean basket); the two processes are continued beyond the data, and
 every predictive draw is multiplied by one shared path: its flow of expected purchases (of value, for
 equity) weighs the weeks of the path. Shocks are not diversified over customers or segments.
 
-The mean basket of all orders of a week moves with who bought: newcomers' small baskets hide that everybody
-pays more. So baskets are compared within customers (:func:`within_customers`): amount over own mean is
-regressed on customer and week, which leaves what all customers' baskets have in common. It counts from the
+Baskets are read twice. What passes is told by the mean basket of all orders of a week (:func:`of_weeks`), for
+a promotion moves both who buys and what they pay, and it may follow the passing shocks of purchases. What
+lasts is told within customers (:func:`within_customers`), for the mean of all orders drifts with who has
+joined: newcomers' small baskets hide that everybody pays more. Amount over own mean is regressed on customer
+and week, which leaves what all customers' baskets have in common. It counts from the
 level that the forecast rests on (:func:`anchor`): a customer's own baskets as far as the spend model trusts
 them, everybody's for the rest.
 
@@ -92,7 +94,7 @@ class Weather:
     Attributes
     ----------
     orders, baskets
-        Posterior of the processes; ``baskets`` is None where all baskets are equal.
+        Posterior of the processes; ``baskets`` is None where all baskets are equal, and follows ``orders``.
     reason
         Why shocks cannot be estimated; None where they can.
     events
@@ -115,7 +117,10 @@ class Weather:
         if self.orders is None:
             raise ValueError(self.reason)
         orders = self.orders.path(weeks, seed)
-        return orders, orders if self.baskets is None else orders * self.baskets.path(weeks, seed + 1)
+        if self.baskets is None:
+            return orders, orders
+        baskets = self.baskets.path(weeks, seed + 1) * self.baskets.following(self.orders, weeks, seed)
+        return orders, orders * baskets
 
 
 def estimate(
@@ -144,8 +149,8 @@ def estimate(
         Names and doses of known events in the window and after it, shape (week + later weeks, event); they
         move purchases. One that the window has not seen is left out: nothing tells its effect.
     within
-        Baskets compared within customers, of :func:`within_customers`; None: the mean basket of all orders of
-        a week is taken, whoever bought.
+        Baskets compared within customers, of :func:`within_customers`, which tell their drift; None: the mean
+        basket of all orders tells it, whoever bought.
     """
     named, dose = events or ((), np.empty((len(orders), 0)))
     met = (dose[: len(orders)][np.asarray(expected) >= shocks.LEAST] > 0).sum(axis=0) > 0
@@ -156,10 +161,20 @@ def estimate(
         return Weather(orders=None, baskets=None, reason=found)
     if variation == 0 or not revenue.sum() > 0:
         return Weather(orders=found, baskets=None, reason=None, events=names)
-    baskets = shocks.estimate(within or of_weeks(orders, revenue, variation), draws, seed + 1)
-    return Weather(
-        orders=found, baskets=None if isinstance(baskets, str) else baskets, reason=None, events=names
-    )
+    level = replace(of_weeks(orders, revenue, variation), leader=found.passing)
+    baskets = of_baskets(level, within, draws, seed + 1)
+    return Weather(orders=found, baskets=baskets, reason=None, events=names)
+
+
+def of_baskets(
+    level: shocks.Ratios, within: shocks.Ratios | None, draws: int, seed: int
+) -> shocks.Shocks | None:
+    """Passing shocks of the mean basket of all orders; drift within customers, where they tell it."""
+    passing = shocks.estimate(level, draws, seed)
+    lasting = passing if within is None else shocks.estimate(within, draws, seed + 2)
+    if isinstance(passing, str):
+        return None if isinstance(lasting, str) else lasting
+    return passing if isinstance(lasting, str) else passing.drifting(lasting)
 
 
 def of_weeks(orders: np.ndarray, revenue: np.ndarray, variation: float) -> shocks.Ratios:
@@ -501,7 +516,6 @@ def checks(weather: Weather) -> tuple[Check, ...]:
         sentence = f"Shocks that all customers share were not estimated: {weather.reason}."
         return (Check(name="shared shocks", passed=None, sentence=sentence),)
     found = weather.orders
-    phi, sigma, tau = found.parameters.mean(axis=0)
     effects = [
         f"; {name}: {100 * np.expm1(column).mean():+.0f} % "
         f"({' to '.join(f'{100 * end:+.0f}' for end in interval(np.expm1(column), 0.90))} %, 90 % interval)"
@@ -514,14 +528,47 @@ def checks(weather: Weather) -> tuple[Check, ...]:
             value=found.k_hat,
             threshold=shocks.TRUSTED,
             sentence=(
-                f"Repeat purchases of all customers strayed together from the model's expectation: weekly "
-                f"shocks of {100 * sigma:.0f} % (of which {100 * phi:.0f} % last into the next week) and a "
-                f"drift of {100 * tau:.1f} % a week, from {found.used} weeks{''.join(effects)}; k-hat "
-                f"{found.k_hat:.2f} (at most {shocks.TRUSTED})."
+                f"Repeat purchases of all customers strayed together from the model's expectation: "
+                f"{_movement(found)}, from {found.used} weeks{''.join(effects)}; k-hat {found.k_hat:.2f} "
+                f"(at most {shocks.TRUSTED})."
             ),
         ),
     )
-    return (*shared, *_checks_of_parts(weather))
+    return (*shared, *_checks_of_baskets(weather.baskets), *_checks_of_parts(weather))
+
+
+def _movement(found: shocks.Shocks | segments.Parts) -> str:
+    phi, sigma, tau = found.parameters.mean(axis=0)
+    return (
+        f"weekly shocks of {100 * sigma:.0f} % (of which {100 * phi:.0f} % last into the next week) and a "
+        f"drift of {100 * tau:.1f} % a week"
+    )
+
+
+def _checks_of_baskets(found: shocks.Shocks | None) -> tuple[Check, ...]:
+    if found is None:
+        return ()
+    follow = ""
+    if found.slope is not None:
+        tenth = 1.1**found.slope - 1
+        low, high = interval(tenth, 0.90)
+        follow = (
+            f"; where a passing shock brings 10 % more purchases, baskets change by "
+            f"{100 * tenth.mean():+.1f} % ({100 * low:+.1f} to {100 * high:+.1f} %, 90 % interval)"
+        )
+    sentence = (
+        f"Baskets of all customers moved together: {_movement(found)}, from {found.used} weeks{follow}; "
+        f"k-hat {found.k_hat:.2f} (at most {shocks.TRUSTED})."
+    )
+    return (
+        Check(
+            name="shared shocks of baskets",
+            passed=bool(found.k_hat <= shocks.TRUSTED),
+            value=found.k_hat,
+            threshold=shocks.TRUSTED,
+            sentence=sentence,
+        ),
+    )
 
 
 def _checks_of_parts(weather: Weather) -> tuple[Check, ...]:
@@ -533,12 +580,9 @@ def _checks_of_parts(weather: Weather) -> tuple[Check, ...]:
             f"Segments of {weather.by} share the shocks of all customers, without a part of their own: "
         )
         return (Check(name=name, passed=None, sentence=f"{sentence}{found}."),)
-    phi, sigma, tau = found.parameters.mean(axis=0)
     sentence = (
-        f"Segments of {weather.by} strayed from one another: weekly shocks of {100 * sigma:.0f} % (of which "
-        f"{100 * phi:.0f} % last into the next week) and a drift of {100 * tau:.1f} % a week, from "
-        f"{found.seen.sum()} of {len(found.seen)} segments; k-hat {found.k_hat:.2f} (at most "
-        f"{shocks.TRUSTED})."
+        f"Segments of {weather.by} strayed from one another: {_movement(found)}, from {found.seen.sum()} of "
+        f"{len(found.seen)} segments; k-hat {found.k_hat:.2f} (at most {shocks.TRUSTED})."
     )
     passed = bool(found.k_hat <= shocks.TRUSTED)
     return (Check(name=name, passed=passed, value=found.k_hat, threshold=shocks.TRUSTED, sentence=sentence),)
