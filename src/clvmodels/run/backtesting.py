@@ -421,7 +421,9 @@ def _evaluated(
 ) -> Origin:
     from clvmodels.validate.backtest import evaluate
 
-    found = evaluate(history, summary, position, posterior, margin, horizons, seed, intensity, known)
+    # Origins that shared their draws would share the Monte Carlo error of their intervals.
+    own = seed + summary.observation_end.toordinal()
+    found = evaluate(history, summary, position, posterior, margin, horizons, own, intensity, known)
     return _store(found, file)
 
 
