@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from clvmodels.errors import ConvergenceError
 from clvmodels.fit import shocks
 from clvmodels.models import registry
 from clvmodels.validate import systematic
-from clvmodels.validate.backtest import PROBABILITIES, Backtest, Origin, score
+from clvmodels.validate.backtest import Backtest, Origin, score
 
 FIRMS = {
     "steady": {},
@@ -53,7 +54,6 @@ WITHIN, BETWEEN, MEAN = 5.0, 4.0, 40.0
 """p and q of Gamma-Gamma, and customers' mean basket."""
 SHOCK, PERSISTENCE = 0.1, 0.3
 FIRST = np.datetime64("2020-01-01")
-PERCENTS = [f"{100 * p:.0f}" for p in PROBABILITIES]
 
 
 def shock(rng: np.random.Generator, size: float, weeks: int) -> np.ndarray:
@@ -118,8 +118,8 @@ def firm(
     return pd.DataFrame({"customer": owner.astype(str), "date": date, "amount": amount.round(2) + 0.01})
 
 
-def study(about: str, cache: Path | None = None) -> list[dict[str, Any]]:
-    """One row per model and horizon of firms of one kind."""
+def study(about: str, cache: Path | None = None) -> list[Backtest]:
+    """Firms of one kind, each backtested at one origin."""
     origin = FIRST + np.timedelta64(7 * WINDOW - 1, "D")
     config = {
         "name": "firm",
@@ -136,7 +136,7 @@ def study(about: str, cache: Path | None = None) -> list[dict[str, Any]]:
         except ConvergenceError:
             continue
         found.append(done.backtest)
-    return summed(found, about)
+    return found
 
 
 def readings(
@@ -148,7 +148,8 @@ def readings(
     family = registry.spend(described["family"])
     wild = systematic.variation(family, list(described["mean"].values()), origin.date.toordinal()).total
     every = systematic.of_weeks(count, paid, wild)
-    yield "all orders", shocks.estimate(every, draws, seed)
+    passing = shocks.estimate(every, draws, seed)
+    yield "all orders", passing
     if "window_level" not in data:
         return
     level = data["window_level"].values
@@ -158,16 +159,21 @@ def readings(
         noise=data["window_level_noise"].values,
         anchor=data["window_anchor"].values,
     )
-    yield "within customers", shocks.estimate(within, draws, seed)
-    yield "both", systematic.of_baskets(every, within, draws, seed)
+    lasting = shocks.estimate(within, draws, seed)
+    yield "within customers", lasting
+    if isinstance(passing, shocks.Shocks) and isinstance(lasting, shocks.Shocks):
+        yield "both", passing.drifting(lasting)
     tied = replace(every, leader=orders.passing)
     yield "both, tied", systematic.of_baskets(tied, within, draws, seed)
 
 
-def forecasts(origin: Origin) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """Model, horizon and score of an origin's revenue; ``basket`` is what was paid over what was expected
-    of the purchases that came, over the factor that was forecast."""
-    data, seed = origin.data, origin.date.toordinal()
+Scores = list[tuple[str, str, dict[str, Any]]]
+"""Way, horizon, score."""
+
+
+def forecasts(origin: Origin, seed: int) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """:data:`Scores` of an origin's revenue."""
+    data = origin.data
     draws, later = data.sizes["draw"], data["later_expected_revenue"].values.mean(axis=0)
     expected = data["window_expected_orders"].values.mean(axis=0)
     counts = shocks.Ratios.of_counts(data["window_orders"].values, expected)
@@ -175,27 +181,28 @@ def forecasts(origin: Origin) -> Iterator[tuple[str, str, dict[str, Any]]]:
     if isinstance(orders, str):
         return
     until = [max(1, -(-int(steps) // 7)) for steps in data["steps"].values]
-    split = {row["horizon"]: row for row in origin.split}
     for name, found in readings(origin, orders, draws, seed + 1):
         if not isinstance(found, shocks.Shocks):
             continue
         baskets = found.path(len(later), seed + 1) * found.following(orders, len(later), seed)
-        alone = systematic.factors(baskets, later, until)
         factor = systematic.factors(orders.path(len(later), seed) * baskets, later, until)
         for k, label in enumerate(origin.horizons):
             at = {"measure": "revenue", "horizon": label}
             drawn = data["total"].sel(level="predictive", **at).values * factor[k]
-            paid, given = split[label]["actual"], split[label]["given_count"]
-            row = score(drawn, float(data["actual"].sel(**at)))
-            yield name, label, row | {"basket": float(np.log(paid / given / alone[k].mean()))}
+            yield name, label, score(drawn, float(data["actual"].sel(**at)))
 
 
-def summed(backtests: list[Backtest], about: str) -> list[dict[str, Any]]:
-    """Coverage, rms z, sharpness and bias by horizon and model."""
+def scores(backtests: list[Backtest]) -> Scores:
+    """Of all origins, each with draws of its own."""
+    origins = [origin for one in backtests for origin in one.scored]
+    return [row for k, o in enumerate(origins) for row in forecasts(o, o.date.toordinal() + k)]
+
+
+def summed(found: Scores, about: str) -> list[dict[str, Any]]:
+    """Coverage, rms z, CRPS and bias by horizon and way."""
     rows: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for origin in (o for one in backtests for o in one.scored):
-        for name, label, row in forecasts(origin):
-            rows.setdefault((label, name), []).append(row)
+    for name, label, row in found:
+        rows.setdefault((label, name), []).append(row)
     out = []
     for (label, name), some in sorted(rows.items(), key=lambda item: int(item[0][0].split()[0])):
         truth, mean = (np.mean([row[key] for row in some]) for key in ("actual", "mean"))
@@ -203,38 +210,37 @@ def summed(backtests: list[Backtest], about: str) -> list[dict[str, Any]]:
             {
                 "of": about,
                 "horizon": label,
-                "model": name,
+                "way": name,
                 "forecasts": len(some),
-                **{p: float(np.mean([r[f"inside_{p}"] for r in some])) for p in PERCENTS},
+                "90": float(np.mean([r["inside_90"] for r in some])),
                 "rms z": float(np.sqrt(np.mean([r["z"] ** 2 for r in some]))),
                 "CRPS": float(np.mean([r["crps"] for r in some]) / truth),
-                "width": float(np.mean([r["high_90"] - r["low_90"] for r in some]) / mean),
                 "bias": float(truth / mean - 1),
-                "of baskets": float(np.expm1(np.mean([r["basket"] for r in some]))),
             }
         )
     return out
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Markdown."""
-    head = ("", "horizon", "baskets", "forecasts", *(f"{p} %" for p in PERCENTS))
-    head += ("rms z", "CRPS", "width", "bias", "of baskets")
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    for row in rows:
-        shares = ["1" if row[p] == 1 else f"{row[p]:.2f}".lstrip("0") for p in PERCENTS]
-        rest = [f"{100 * row[p]:.1f} %".replace("-", "−") for p in ("CRPS", "width", "bias", "of baskets")]
-        cells = [row["of"], row["horizon"], row["model"], str(row["forecasts"]), *shares]
-        lines.append("| " + " | ".join([*cells, f"{row['rms z']:.2f}", *rest]) + " |")
+    """Markdown: a line for each horizon of a kind, a column for each way."""
+    ways = list(dict.fromkeys(row["way"] for row in rows))
+    lines = ["| " + " | ".join(["", "horizon", "forecasts", *ways]) + " |", "|" + "---|" * (3 + len(ways))]
+    for (of, horizon), some in groupby(rows, key=lambda row: (row["of"], row["horizon"])):
+        cells = {}
+        for row in some:
+            inside = "1" if row["90"] == 1 else f"{row['90']:.2f}".lstrip("0")
+            shares = f"{100 * row['CRPS']:.1f} %, {100 * row['bias']:+.1f} %".replace("-", "−")
+            cells[row["way"]] = f"{inside}, {row['rms z']:.2f}, {shares}"
+        lines.append("| " + " | ".join([of, horizon, str(row["forecasts"]), *cells.values()]) + " |")
     return "\n".join(lines)
 
 
 def page(logs: dict[str, Path], cache: Path | None = None) -> str:
     """Simulated firms, and revenue of backtests that lie in folders."""
-    rows = [row for about in FIRMS for row in study(about, cache)]
-    for title, path in logs.items():
-        rows += summed([Backtest.load(path)], title)
-    return table(rows)
+    found = {about: scores(study(about, cache)) for about in FIRMS}
+    found["all firms"] = [row for some in found.values() for row in some]
+    found |= {title: scores([Backtest.load(path)]) for title, path in logs.items()}
+    return table([row for about, some in found.items() for row in summed(some, about)])
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "validation.md"
 RUNS = ROOT / "runs" / "validation"
 WORDS = {"orders": "purchases", "revenue": "revenue"}
-PERCENTS = baskets.PERCENTS
+PERCENTS = [f"{100 * p:.0f}" for p in testing.PROBABILITIES]
 
 # --- bundled logs --------------------------------------------------------------------------------
 
