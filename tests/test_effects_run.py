@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import csv
 import json
+import sys
 import warnings
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
 import clvmodels as clv
+from clvmodels import cli
 from clvmodels import config as conf
+from clvmodels import run as running
 from clvmodels.equity.bridge import LINES
 from clvmodels.errors import InputError
 
@@ -49,9 +54,27 @@ def log() -> pd.DataFrame:
     return table
 
 
+def typed(folder: Path, log: pd.DataFrame, config: dict, command: str) -> Any:
+    """What a command computes of a log and a config in a folder, called as it is typed; it exits with 0."""
+    log.to_csv(folder / "log.csv", index=False)
+    source = {"data": config["data"] | {"source": "log.csv"}}
+    (folder / "effects.yaml").write_text(json.dumps(config | source))
+    found = []
+    with pytest.MonkeyPatch.context() as patch:
+        made = getattr(running, command)
+        patch.setattr(running, command, lambda *a, **k: found.append(made(*a, **k)) or found[0])
+        arguments = [str(folder / "effects.yaml"), "--out", str(folder / "found")]
+        patch.setattr(sys, "argv", ["clvmodels", command, *arguments])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+    assert not end.value.code
+    return found[0]
+
+
 @pytest.fixture(scope="module")
 def run(log, tmp_path_factory) -> clv.Run:
-    return clv.fit(CONFIG, log, out=tmp_path_factory.mktemp("runs") / "effects")
+    """By the command line, and with shocks by channel."""
+    return typed(tmp_path_factory.mktemp("effects"), log, CONFIG | {"shocks": {"by": "channel"}}, "fit")
 
 
 def test_effects_stand_in_every_file(run):
@@ -91,6 +114,16 @@ def test_shared_shocks_reach_customers_who_differ(run):
     ratio = systematic / predictive
     assert abs(np.log(ratio).mean()) < 4 * np.log(ratio).std() / np.sqrt(len(ratio)) + ratio.var()
     assert np.log(systematic).std() > np.log(predictive).std()
+
+
+def test_segments_of_customers_who_differ_have_shocks_of_their_own(run):
+    drawn = run.result.segment("channel").transpose("draw", ..., "level")
+    predictive, systematic = (drawn.sel(level=level).values for level in ("predictive", "systematic"))
+    np.testing.assert_allclose(systematic.sum(axis=1), run.equity.total("systematic"), rtol=1e-12)
+    assert np.ptp(systematic / predictive, axis=1).min() > 0
+    said = "Segments of channel strayed from one another: weekly shocks of"
+    assert [said in check.sentence for check in run.checks if check.name == "shocks by channel"] == [True]
+    assert said in (run.path / "report.html").read_text()
 
 
 def test_a_run_with_effects_is_read_back(run, log):
@@ -165,12 +198,12 @@ def test_what_the_data_warn_of_reaches_the_user(capsys):
     assert capsys.readouterr().err == "warning: age was measured late\n"
 
 
-def test_a_backtest_knows_of_columns_what_was_known_then(log):
+def test_a_backtest_knows_of_columns_what_was_known_then(log, tmp_path):
     """Each origin is fitted with the scaling and the levels of its own customers; nothing later is in it."""
     late = log.assign(channel=np.where(log["day"] > "2024-05-31", "late", log["channel"]))
     validation = {"origins": ["2024-04-30", "2024-09-30"], "horizons": ["13 weeks"]}
     config = CONFIG | {"validation": validation, "fit": {"draws": 1000}}
-    found = clv.backtest(config, late)
+    found = typed(tmp_path, late, config | {"shocks": {"by": "channel"}}, "backtest")
     assert [origin.reason for origin in found.backtest.origins] == [None, None]
     first, last = found.backtest.scored
     assert (first.horizons, last.horizons) == (("13 weeks",),) * 2
@@ -183,3 +216,18 @@ def test_a_backtest_knows_of_columns_what_was_known_then(log):
     np.testing.assert_array_equal(one, two)
     shown = found.scores.query("origin == '2024-04-30' and column == 'channel'")
     assert set(shown["group"]) == {"ads", "fair", "web"}
+    # Shocks by channel, of which 17 weeks tell too little: for two channels 13 of them need enough purchases.
+    assert "2 segments need 13 weeks" in first.weather["segments"]["reason"]
+    assert (last.weather["segments"]["seen"], last.weather["segments"]["of"]) == (4, 4)
+    assert found.summary["shocks"]["told"]["value"] == 1
+    page = (found.path / "backtest.html").read_text()
+    assert "Segments of channel had shocks of their own at" in page
+    assert "and shared, by the path of all customers" in page
+    for row in found.summary["shocks"]["compared"]:
+        some = found.scores.query("column == 'channel' and level == @row['level']")
+        some = some[some.measure == row["measure"]]
+        assert row["forecasts"] == len(some) == 7
+        assert row["coverage_90"] == pytest.approx(some.inside_90.mean())
+        assert row["rms_z"] == pytest.approx(np.sqrt((some.z**2).mean()))
+        sums = some.groupby("group")[["crps", "actual"]].sum()
+        assert row["relative_crps"] == pytest.approx((sums.crps / sums.actual).mean())

@@ -39,12 +39,14 @@ def same(config: dict, end: str, table=None, statistics=EXTRA, margin=None) -> N
     found = history.read(
         DataConfig(**config), transactions=table, statistics=statistics, margin_column=margin
     )
-    ours, position = found.at(found.end_of(dt.date.fromisoformat(end)))
+    by = (config.get("segments") or [None])[0]
+    ours, position = found.at(found.end_of(dt.date.fromisoformat(end)), daily_by=by)
     theirs = summarise(
         DataConfig(**config, observation_end=end),
         transactions=table,
         statistics=statistics,
         margin_column=margin,
+        daily_by=by,
         own_means=True,
     )
     assert (ours.customer == theirs.customer).all()
@@ -58,7 +60,8 @@ def same(config: dict, end: str, table=None, statistics=EXTRA, margin=None) -> N
     for name, segment in theirs.segments.items():
         assert ours.segments[name].labels == segment.labels
         np.testing.assert_array_equal(ours.segments[name].codes, segment.codes)
-    for name in ("day", "first_orders", "repeat_orders", "first_amount", "repeat_amount"):
+    by_segment = tuple(f"segment_{name}" for name in ("code", "day", "orders"))
+    for name in ("day", "first_orders", "repeat_orders", "first_amount", "repeat_amount", *by_segment):
         np.testing.assert_array_equal(getattr(ours.calendar, name), getattr(theirs.calendar, name))
     # The engine rounds the terms of each customer and week to a billionth, half a unit off at most.
     terms = 1e-9 * (1 + theirs["frequency"].sum())

@@ -605,8 +605,8 @@ class ShocksConfig(Section):
 
     by: str | None = None
     """One of data.segments whose segments have a part of their own in the shocks: their equity at level
-    systematic then has its own spread and still adds to the total, which stays the same; default: all
-    customers share one path."""
+    systematic then has its own spread and still adds to the total, which stays the same, and a backtest
+    scores them with and without it; default: all customers share one path."""
 
 
 class ReportConfig(Section):

@@ -111,13 +111,17 @@ class History:
         """The end of observation that lies ``steps`` days (periods) after an end of observation."""
         return periods.last_day(self.number(day) + steps, self.counted).item()
 
-    def at(self, end: dt.date, intensity: Intensity | None = None) -> tuple[Summary, np.ndarray]:
+    def at(
+        self, end: dt.date, intensity: Intensity | None = None, daily_by: str | None = None
+    ) -> tuple[Summary, np.ndarray]:
         """The summary at an end of observation; everything after it is the holdout.
 
         Parameters
         ----------
         intensity
             Of everybody's clock: durations are then of its time; default: of the calendar.
+        daily_by
+            Segment column whose segments' repeat purchases the calendar holds day by day.
 
         Returns
         -------
@@ -171,13 +175,15 @@ class History:
         if not holdout:
             for name in ("holdout_frequency", "holdout_amount"):
                 del columns[name]
+        segments = {name: _labelled(*found, keep) for name, found in self.segments.items()}
+        parted = None if daily_by is None else segments[daily_by]
         summary = Summary(
             customer=self.customer[keep],
             columns=columns,
             first_day=self.day[firsts][keep],
-            segments={name: _labelled(*found, keep) for name, found in self.segments.items()},
+            segments=segments,
             features={name: _labelled(*found, keep) for name, found in self.features.items()},
-            calendar=self._calendar(number, owner, keep, last),
+            calendar=self._calendar(number, owner, keep, last, parted),
             time_unit=self.time_unit,
             observation_start=self.day[firsts][keep].min().item(),
             observation_end=end,
@@ -253,7 +259,9 @@ class History:
         days = self._sum(seen.astype(np.int64)) - 1
         return total / np.maximum(days, 1) if statistic.reduce == "mean" else total
 
-    def _calendar(self, number: np.ndarray, owner: np.ndarray, keep: np.ndarray, last: int) -> Calendar:
+    def _calendar(
+        self, number: np.ndarray, owner: np.ndarray, keep: np.ndarray, last: int, parted: Segment | None
+    ) -> Calendar:
         """Every day from the first purchase to the end of the log; repeats of the kept customers."""
         known = np.ones(len(self.customer), bool) if self.exclude is None else self._kept(last)
         inside = known[owner]
@@ -267,7 +275,14 @@ class History:
             sums = np.zeros(size, np.int64)
             np.add.at(sums, place[mask], self.amount[mask])
             totals[f"{name}_amount"] = _money(sums)
-        against = self._against_own_mean(~first & keep[owner] & (number <= last), last - number, owner)
+        repeat = ~first & keep[owner] & (number <= last)
+        against = self._against_own_mean(repeat, last - number, owner)
+        if parted is not None:
+            code = np.zeros(len(keep), np.int64)
+            code[keep] = parted.codes
+            cell, orders = np.unique(code[owner[repeat]] * size + place[repeat], return_counts=True)
+            found = {"code": cell // size, "day": cell % size, "orders": orders}
+            against |= {f"segment_{name}": values.astype(float) for name, values in found.items()}
         return Calendar(day=periods.last_day(np.arange(low, high + 1), self.counted), **totals, **against)
 
     def _against_own_mean(

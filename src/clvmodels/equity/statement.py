@@ -16,6 +16,7 @@ from clvmodels.equity.concentration import Histogram
 from clvmodels.equity.customers import CustomerTable
 from clvmodels.equity.segments import partitions
 from clvmodels.equity.sensitivity import Survey
+from clvmodels.fit.segments import adding_up
 from clvmodels.value import AnyValuation, Tile
 
 SHARES = np.linspace(0, 1, 101)
@@ -183,10 +184,7 @@ def with_shocks(
     }
     for column, own in apart.items():
         drawn = equity.segment(column).sel(level="predictive").transpose("draw", ...).values
-        even = np.divide(
-            drawn.sum(axis=1), (drawn * own).sum(axis=1), out=np.ones(len(drawn)), where=drawn.any(axis=1)
-        )
-        factors[f"segment:{storable(column)}"] = (value * even)[:, None] * own
+        factors[f"segment:{storable(column)}"] = value[:, None] * adding_up(own, drawn)
     data, future = _one_more_level(equity.data, factors), equity.future
     if future is not None:
         future = _one_more_level(future, {"gross": value})

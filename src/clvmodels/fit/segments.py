@@ -81,6 +81,20 @@ class Parts:
             yield own / (own @ share)[:, None]
 
 
+def adding_up(own: np.ndarray, drawn: np.ndarray) -> np.ndarray:
+    """Factors of segments, scaled alike in every draw so that the segments still add to the same total.
+
+    Parameters
+    ----------
+    own
+        Factor of each segment, shape (..., segment).
+    drawn
+        What it multiplies, of the same shape.
+    """
+    whole, moved = drawn.sum(axis=-1), (drawn * own).sum(axis=-1)
+    return own * np.divide(whole, moved, out=np.ones_like(moved), where=drawn.any(axis=-1))[..., None]
+
+
 def estimate(observed: np.ndarray, expected: np.ndarray, draws: int, seed: int) -> Parts | str:
     """Posterior of the shocks of segments, or a sentence why there is none.
 

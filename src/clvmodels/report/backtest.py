@@ -30,8 +30,9 @@ DRIFT_TAIL = 0.99
 degrees of freedom as parameters exceeds with this probability left below."""
 SHOWN = {"orders": "purchases", "revenue": "revenue", "margin": "margin"}
 UNITS = {
-    "origins": "origins", "separate": "origins", "customers": "customers", "mean_z": "1", "rms_z": "1",
-    "log_ratio": "1", "bias": "share", "relative_crps": "share", "width_90": "share", "log_score": "nats",
+    "origins": "origins", "forecasts": "forecasts", "segments": "segments", "separate": "origins",
+    "customers": "customers", "mean_z": "1", "rms_z": "1", "log_ratio": "1", "bias": "share",
+    "relative_crps": "share", "width_90": "share", "log_score": "nats",
     "crps": "orders or currency, by measure", "error": "share", "model_error": "share",
     "systematic_error": "share",
     "predicted": "probability", "observed": "share", "gini": "1", "brier": "1", "top_decile": "share",
@@ -100,7 +101,7 @@ def build(
         "seed": config.seed,
         "time_unit": backtest.time_unit,
         "clock": backtest.clock,
-        "levels": {level: LEVEL_CONTENTS[level] for level in (*LEVELS, "calibrated")},
+        "levels": {level: LEVEL_CONTENTS[level] for level in (*LEVELS, "calibrated")} | _more_levels(config),
         "models": {
             role: {"family": model.family, "title": registry.get(model.family).title}
             for role, model in (("purchases", config.models.purchases), ("spend", config.models.spend))
@@ -122,6 +123,7 @@ def build(
         "calibration": calibration.coverage(backtest, errors, numbers, config.seed),
         "errors": errors,
         "coverage": found,
+        "shocks": _own_shocks(backtest, config.shocks.by, found),
         "rules": testing.rules(backtest),
         "decisions": _decisions(backtest),
         "split": _split(backtest),
@@ -241,6 +243,28 @@ def load(folder: Path) -> dict[str, Any]:
     if not isinstance(table, dict) or table.get("schema") != SCHEMA:
         raise InputError(f"{path} is of another version: make it anew with 'backtest'.")
     return table
+
+
+def _more_levels(config: Config) -> dict[str, str]:
+    if (by := config.shocks.by) is None:
+        return {}
+    return {testing.SHARED: f"as systematic, but segments of {by} without the shocks of their own"}
+
+
+def _own_shocks(
+    backtest: Backtest, by: str | None, covered: Sequence[Mapping[str, Any]]
+) -> dict[str, Any] | None:
+    """What shocks of their own did for the segments of a column; None where none was named."""
+    if by is None:
+        return None
+    found = [(origin.weather or {}).get("segments", {}) for origin in backtest.scored]
+    reasons = [one["reason"] for one in found if "reason" in one]
+    return {
+        "by": by,
+        "told": {"value": sum("shock" in one for one in found), "unit": "origins"},
+        "reason": reasons[-1] if reasons else None,
+        "compared": testing.over_segments(covered, by),
+    }
 
 
 def _is(row: Mapping[str, Any], horizon: str, measure: str, level: str) -> bool:
@@ -397,7 +421,36 @@ def sentences(table: Mapping[str, Any]) -> list[str]:
         if held
         else "So at no horizon can the intervals be taken at their word."
     )
-    return [*out, _about_what_remains(table), _about_rules(table), *_about_rankings(table)]
+    out += [_about_what_remains(table), *_about_own_shocks(table)]
+    return [*out, _about_rules(table), *_about_rankings(table)]
+
+
+def _about_own_shocks(table: Mapping[str, Any]) -> list[str]:
+    """Whether segments were forecast closer with shocks of their own."""
+    found = table["shocks"]
+    if found is None:
+        return []
+    told = (
+        f"Segments of {found['by']} had shocks of their own at {{shocks.told.value:count}} of "
+        "{scored.value:count} origins"
+    )
+    if not found["told"]["value"]:
+        return [f"{told}: {found['reason'] or 'no shocks could be estimated'}."]
+    place = {
+        (row["horizon"], row["level"]): k
+        for k, row in enumerate(found["compared"])
+        if row["measure"] == "orders"
+    }
+    parts = [
+        f"{block['label']} {{shocks.compared.{place[block['label'], 'systematic']}.relative_crps:percent}} "
+        f"against {{shocks.compared.{place[block['label'], testing.SHARED]}.relative_crps:percent}}"
+        for block in table["horizons"]
+        if (block["label"], testing.SHARED) in place
+    ]
+    return [
+        f"{told}; mean CRPS of a segment's purchases, of the mean truth, with these and by the path of all "
+        f"customers: {', '.join(parts)}."
+    ]
 
 
 def _about_what_remains(table: Mapping[str, Any]) -> str:

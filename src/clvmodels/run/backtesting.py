@@ -24,6 +24,8 @@ from clvmodels.errors import ConvergenceError, InputError
 from clvmodels.run.stages import (
     Clock,
     Progress,
+    check_parts,
+    check_shares,
     describe,
     events,
     load_config,
@@ -163,6 +165,8 @@ def backtest(
             features=config.models.columns,
             base=config.base,
         )
+        if (by := config.shocks.by) is not None:
+            check_parts(by, history.segments[by][0])
         horizons, left_out = plan_horizons(config, history)
         dates = plan_origins(config, history, horizons)
         horizons, left_out = _inside(config, history, horizons, dates, left_out)
@@ -322,14 +326,14 @@ def _origins(
             raise InputError(
                 f"{cache} cannot be written: {error.strerror}; name another with --out."
             ) from None
-    last = int(history.number(history.last))
+    last, by = int(history.number(history.last)), config.shocks.by
     waiting: list[Origin | Future[Origin]] = []
     with ThreadPoolExecutor(1) as pool:
         for number, day in enumerate(dates):
             tell("origins", number / len(dates))
             inside = [h for h in horizons if int(history.number(day)) + h.steps <= last]
             try:
-                summary, position = history.at(day)
+                summary, position = history.at(day, daily_by=by)
             except InputError as error:
                 waiting.append(_unscored(day, 0, str(error)))
                 continue
@@ -337,12 +341,14 @@ def _origins(
             if file is not None and (kept := _kept(file)) is not None:
                 waiting.append(kept)
                 continue
+            if by is not None:
+                check_shares(by, margins(config, summary)[0])
             intensity = _intensity(config, history, day)
             if isinstance(intensity, str):
                 waiting.append(_store(_unscored(day, len(summary), intensity), file))
                 continue
             if intensity is not None:
-                summary, position = history.at(day, intensity)
+                summary, position = history.at(day, intensity, by)
             found = _fitted(config, summary)
             if isinstance(found, str):
                 waiting.append(_store(_unscored(day, len(summary), found), file))
@@ -361,6 +367,7 @@ def _origins(
                     config.seed,
                     intensity,
                     known,
+                    by,
                     file,
                 )
             )
@@ -417,13 +424,14 @@ def _evaluated(
     seed: int,
     intensity: Intensity | None,
     known: Sequence[Event],
+    by: str | None,
     file: Path | None,
 ) -> Origin:
     from clvmodels.validate.backtest import evaluate
 
     # Origins that shared their draws would share the Monte Carlo error of their intervals.
     own = seed + summary.observation_end.toordinal()
-    found = evaluate(history, summary, position, posterior, margin, horizons, own, intensity, known)
+    found = evaluate(history, summary, position, posterior, margin, horizons, own, intensity, known, by)
     return _store(found, file)
 
 
@@ -462,6 +470,7 @@ def _key(config: Config, summary: Summary, horizons: Sequence[Horizon]) -> str:
         "seed": config.seed,
         "versions": versions(),
         **({"events": [event.model_dump() for event in config.events]} if config.events else {}),
+        **({"shocks": config.shocks.model_dump()} if config.shocks.by is not None else {}),
     }
     return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -109,7 +109,12 @@ def check_shocks(config: Config, data: Summary, assumptions: Assumptions) -> Non
     by = config.shocks.by
     if by is None:
         return
-    labels = data.segments[by].labels
+    check_parts(by, data.segments[by].labels)
+    check_shares(by, assumptions.margin)
+
+
+def check_parts(by: str, labels: Sequence[str]) -> None:
+    """Refuse a column with one segment, or too many to tell apart."""
     if len(labels) < 2:
         raise InputError(
             f"shocks.by is {by!r}, which has one value, {labels[0]!r}, and nothing to compare it with: name "
@@ -120,7 +125,11 @@ def check_shocks(config: Config, data: Summary, assumptions: Assumptions) -> Non
             f"shocks.by is {by!r}, which has {len(labels):,} values: a week tells shocks of at most "
             f"{MOST_PARTS} segments apart; name a coarser column, or leave shocks.by out."
         )
-    if below := int((assumptions.margin < 0).sum()):
+
+
+def check_shares(by: str, margin: np.ndarray) -> None:
+    """Refuse margins with which value is no share."""
+    if below := int((margin < 0).sum()):
         raise InputError(
             f"shocks.by shares value among segments, but {below:,} customers have a margin below 0 "
             "(value.margin): correct it, or leave shocks.by out."

@@ -33,9 +33,11 @@ import numpy as np
 
 from clvmodels.artifacts import Assumptions, Intensity, Posterior, Summary
 from clvmodels.data.history import History
+from clvmodels.fit import segments
 from clvmodels.numerics.discounting import Flow
 from clvmodels.validate import systematic
 from clvmodels.validate.compare import ranked_probability
+from clvmodels.value import AnyValuation
 from clvmodels.value import horizons as ahead
 from clvmodels.value import valuation as any_valuation
 from clvmodels.value.horizons import MEASURES
@@ -43,6 +45,8 @@ from clvmodels.value.horizons import MEASURES
 RECORD = 5
 """Changes when what an :class:`Origin` holds changes; kept origins of another number are made anew."""
 LEVELS = ("expected", "latent", "predictive", "systematic")
+SHARED = "shared"
+"""Level systematic of segments that have shocks of their own, as it would be without them."""
 PROBABILITIES = (0.50, 0.80, 0.90, 0.95)
 BAND = 0.95
 """Probability of the binomial band that a coverage is held against."""
@@ -97,6 +101,8 @@ class Origin:
     scores
         One row per horizon, measure, level and group; ``column`` and ``group`` are empty for all
         customers. ``log_score`` (nats) where the level is predictive and all customers are meant.
+        Segments that have shocks of their own are scored at level systematic with these, and at level
+        ``shared`` by the path of all customers.
     split
         One row per horizon: revenue ``actual``, ``given_count`` (expected spend times actual
         purchases) and ``expected``; ``spend_error`` and ``purchase_error`` are their log ratios.
@@ -109,7 +115,9 @@ class Origin:
         One row per horizon and bin: customers, mean ``predicted`` and ``observed`` share of buyers.
     weather
         Shared shocks: posterior means and sds of their parameters, k-hat and effective draws of
-        ``orders`` and ``baskets``, or the ``reason`` why there are none.
+        ``orders`` and ``baskets``, or the ``reason`` why there are none; where a column was named
+        whose segments have their own, ``segments``: the same of these, ``by`` and the number ``seen`` with
+        weeks of their own, or ``by`` and ``reason``.
     data
         xarray Dataset, None where nothing was scored. Weeks are counted from the origin, backwards
         (``week``) and forwards (``later``), each named by its last day; on a discrete clock periods
@@ -224,6 +232,7 @@ def evaluate(
     seed: int,
     intensity: Intensity | None = None,
     events: Sequence[systematic.Event] = (),
+    by: str | None = None,
 ) -> Origin:
     """Forecast from an origin and compare with what happened.
 
@@ -246,6 +255,8 @@ def evaluate(
         Of the calendar, where the summary is in times of its clock.
     events
         Known to the shared shocks, past and planned.
+    by
+        Segment column whose segments have shocks of their own; the summary was made with their days.
     """
     origin = summary.observation_end
     draws = posterior.thinned(draws_for(len(summary)))
@@ -257,11 +268,23 @@ def evaluate(
     nobody = np.zeros((len(summary), 1), np.int64)
     mean = ahead.expected(valuation, [Flow(delta=0.0, horizon=length) for length in lengths], nobody, 1)
     member, names = _groups(summary, mean.margin[:, -1], seed)
-    drawn = ahead.simulated(valuation, lengths, member, len(names))
-    weeks = _weeks(history, summary, position, draws, plain, horizons[-1].steps, seed, intensity)
+    own = None if by is None else summary.segments[by]
+    finer, size = member, len(names)
+    if own is not None:  # every segment on its own, behind the groups that are scored
+        finer, size = np.column_stack([member, own.codes + size]), size + len(own.labels)
+    drawn = ahead.simulated(valuation, lengths, finer, size)
+    weeks, few, back = _weeks(history, summary, position, draws, plain, horizons[-1].steps, seed, intensity)
     worth = mean.orders[:, -1] * mean.spend
-    factor, weather = _shared(history, summary, weeks, draws, worth, horizons, seed, events)
-    predictive = drawn.predictive[:, 0]
+    weather = _weather(history, summary, weeks, draws, worth, seed, events)
+    if by is not None and weather.orders is not None:
+        weather = systematic.apart_by(weather, few, by, history.per_unit, back, len(draws), seed, intensity)
+    ways = _ways(history, weather, weeks, horizons, len(draws), seed)
+    factor, predictive = ways.factor, drawn.predictive[:, 0]
+    moved = factor[:, None] * drawn.predictive[:, len(names) :]
+    if own is not None and isinstance(weather.parts, segments.Parts):
+        expected = mean.orders[:, -1], worth, mean.margin[:, -1]
+        share = np.stack([np.bincount(own.codes, some, len(own.labels)) for some in expected])
+        moved = moved * ways.beside(weather.parts, share, drawn.predictive[:, len(names) :], seed)
     total = np.stack([mean.total[:, 0], drawn.latent[:, 0], predictive, predictive * factor])
 
     scores, split, naive, decisions, reliability, actual = [], [], [], [], [], []
@@ -282,8 +305,12 @@ def evaluate(
             for g, (column, group) in enumerate(names[1:], start=1):
                 inside = (member == g).any(axis=1)
                 came = float(truth[m][inside].sum())
-                for level, scale in (("predictive", 1.0), ("systematic", factor[m, k])):
-                    part = drawn.predictive[m, g, k] * scale
+                part = drawn.predictive[m, g, k]
+                levels = {"predictive": part, "systematic": part * factor[m, k]}
+                if own is not None and column == by:
+                    levels[SHARED] = levels["systematic"]
+                    levels["systematic"] = moved[m, np.unique(own.codes[inside]), k].sum(axis=0)
+                for level, part in levels.items():
                     if np.isfinite(part).all():
                         found = _of(measure, level, column, group, int(inside.sum())) | score(part, came)
                         scores.append(about | found)
@@ -302,7 +329,7 @@ def evaluate(
         naive=tuple(naive),
         decisions=tuple(decisions),
         reliability=tuple(reliability),
-        weather=weather,
+        weather=_described(weather),
         data=_dataset(weeks, total, np.array(actual).T, horizons, summary.currency),
         intensity=None if intensity is None else tuple(map(float, intensity.value)),
     )
@@ -564,8 +591,14 @@ def _weeks(
     steps: int,
     seed: int,
     intensity: Intensity | None,
-) -> dict[str, Any]:
-    """Purchases and revenue by week before and after the origin, actual and expected."""
+) -> tuple[dict[str, Any], AnyValuation, np.ndarray]:
+    """Purchases and revenue by week before and after the origin, actual and expected.
+
+    Returns
+    -------
+    The weeks; the valuation of the draws ``thin``; the window's edges in days (periods) before the origin,
+    ascending.
+    """
     width = 1 if history.clock == "discrete" else _WEEK
     now, first = int(history.number(summary.observation_end)), int(history.number(history.first))
     back = (now - first + 1) // width
@@ -588,20 +621,19 @@ def _weeks(
     flows = [Flow(delta=0.0, start=low, horizon=high) for low, high in itertools.pairwise(bounds)]
     found = ahead.expected(few, flows, np.zeros((len(summary), 1), np.int64), 1).total[:, 0]
     out["later_expected_orders"], out["later_expected_revenue"] = found[0].T, found[1].T
-    return out
+    return out, few, (now - edges)[::-1]
 
 
-def _shared(
+def _weather(
     history: History,
     summary: Summary,
     weeks: dict[str, Any],
     draws: Posterior,
     worth: np.ndarray,
-    horizons: Sequence[Horizon],
     seed: int,
     events: Sequence[systematic.Event],
-) -> tuple[np.ndarray, dict[str, Any]]:
-    """Factor of the shared shocks on each total, shape (measure, horizon, draw), and their description.
+) -> systematic.Weather:
+    """The shared shocks of the window.
 
     ``worth`` is the expected revenue of each customer; the levels that are found go into ``weeks``.
     """
@@ -616,24 +648,81 @@ def _shared(
         weeks["window_anchor"], weeks["window_level_noise"] = within.anchor, within.noise
     days = np.concatenate([weeks["week"], weeks["later"]]).astype("datetime64[D]")
     edges = np.concatenate([days[:1] - (days[1] - days[0]), days])
-    found = systematic.estimate(
+    return systematic.estimate(
         weeks["window_orders"], expected, weeks["window_revenue"], spread.total, len(draws), seed,
         systematic.doses(events, edges), within,
     )  # fmt: skip
-    if found.orders is None:
-        return np.full((len(MEASURES), len(horizons), len(draws)), np.nan), {"reason": found.reason}
+
+
+@dataclass(frozen=True)
+class _Ways:
+    """Paths of the shared shocks from an origin on: ``factor`` on each total, shape (measure, horizon, draw);
+    ``paths`` by measure, shape (draw, week); the ``flow`` that weighs them, shape (week,); and the number of
+    weeks ``until`` each horizon."""
+
+    factor: np.ndarray
+    paths: tuple[np.ndarray, ...]
+    flow: tuple[np.ndarray, ...]
+    until: list[int]
+
+    def beside(self, parts: segments.Parts, share: np.ndarray, drawn: np.ndarray, seed: int) -> np.ndarray:
+        """Factors of segments beside the shared ones, with which they add to the total in every draw.
+
+        Parameters
+        ----------
+        share
+            Expected amounts, shape (measure, segment).
+        drawn
+            Totals at level predictive, shape (measure, segment, horizon, draw).
+
+        Returns
+        -------
+        The shape of ``drawn``.
+        """
+        out = np.ones_like(drawn)
+        for m, (weight, some) in enumerate(zip(share, drawn, strict=True)):
+            if weight.sum() > 0:
+                last = np.moveaxis(some, 0, -1)
+                own = systematic.beside(parts, weight, self.paths[m], self.flow[m], self.until, seed + 2)
+                out[m] = np.moveaxis(segments.adding_up(own, last), -1, 0)
+        return out
+
+
+def _ways(
+    history: History,
+    weather: systematic.Weather,
+    weeks: Mapping[str, Any],
+    horizons: Sequence[Horizon],
+    draws: int,
+    seed: int,
+) -> _Ways:
+    """The paths of the weather; factors are NaN where it could not be estimated."""
     width = 1 if history.clock == "discrete" else _WEEK
-    later = weeks["later_expected_orders"].mean(axis=0), weeks["later_expected_revenue"].mean(axis=0)
-    orders, revenue = found.paths(len(later[0]), seed)
     until = [max(1, -(-horizon.steps // width)) for horizon in horizons]
-    by_orders = systematic.factors(orders, later[0], until)
-    by_revenue = systematic.factors(revenue, later[1], until)
-    described = {
+    by_orders, by_revenue = (weeks[f"later_expected_{name}"].mean(axis=0) for name in ("orders", "revenue"))
+    if weather.orders is None:
+        orders = revenue = np.full((draws, len(by_orders)), np.nan)
+    else:
+        orders, revenue = weather.paths(len(by_orders), seed)
+    paths, flow = (orders, revenue, revenue), (by_orders, by_revenue, by_revenue)
+    factor = [systematic.factors(one, weight, until) for one, weight in zip(paths, flow, strict=True)]
+    return _Ways(np.stack(factor), paths, flow, until)
+
+
+def _described(weather: systematic.Weather) -> dict[str, Any]:
+    """What an origin records of its weather."""
+
+    def sizes(parameters: np.ndarray) -> dict[str, Any]:
+        return {
+            key: {"mean": float(column.mean()), "sd": float(column.std())}
+            for key, column in zip(("persistence", "shock", "step"), parameters.T, strict=True)
+        }
+
+    if weather.orders is None:
+        return {"reason": weather.reason}
+    out: dict[str, Any] = {
         name: {
-            **{
-                key: {"mean": float(column.mean()), "sd": float(column.std())}
-                for key, column in zip(("persistence", "shock", "step"), part.parameters.T, strict=True)
-            },
+            **sizes(part.parameters),
             **(
                 {"slope": {"mean": float(part.slope.mean()), "sd": float(part.slope.std())}}
                 if part.slope is not None
@@ -644,10 +733,18 @@ def _shared(
             "k_hat": part.k_hat,
             "ess": part.ess,
         }
-        for name, part in (("orders", found.orders), ("baskets", found.baskets))
+        for name, part in (("orders", weather.orders), ("baskets", weather.baskets))
         if part is not None
     }
-    return np.stack([by_orders, by_revenue, by_revenue]), described
+    own = weather.parts
+    if isinstance(own, segments.Parts):
+        out["segments"] = {
+            "by": weather.by, **sizes(own.parameters), "seen": int(own.seen.sum()), "of": len(own.seen),
+            "k_hat": own.k_hat, "ess": own.ess,
+        }  # fmt: skip
+    elif own is not None:
+        out["segments"] = {"by": weather.by, "reason": own}
+    return out
 
 
 def _last_days(history: History, numbers: np.ndarray) -> np.ndarray:
@@ -783,6 +880,46 @@ def summed(
             limits = band(alone, probability)
             entry |= {f"coverage_{name}": share, f"band_{name}": limits}
             entry[f"within_{name}"] = limits is not None and limits[0] <= share <= limits[1]
+        out.append(entry)
+    return out
+
+
+def over_segments(rows: Sequence[Mapping[str, Any]], by: str) -> list[dict[str, Any]]:
+    """Segments of a column that have shocks of their own, all together, with these and without.
+
+    Parameters
+    ----------
+    rows
+        Of :func:`coverage`.
+
+    Returns
+    -------
+    list of dict
+        By horizon, measure and level (``systematic``, and ``shared`` by the path of all customers):
+        ``segments``; their ``forecasts``, one at each origin; ``coverage_p`` and ``rms_z`` of these;
+        ``relative_crps`` and ``width_90``, means over segments. There are no bands: segments of one
+        origin are not independent.
+    """
+    found: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        if row["column"] == by and row["level"] in ("systematic", SHARED):
+            found.setdefault((row["horizon"], row["measure"], row["level"]), []).append(row)
+    out = []
+    for (horizon, measure, level), some in found.items():
+        count = [row["origins"] for row in some]
+        known = [row for row in some if row["rms_z"] is not None]
+        squares = sum(row["rms_z"] ** 2 * row["origins"] for row in known)
+        entry: dict[str, Any] = {
+            "horizon": horizon, "measure": measure, "level": level,
+            "segments": len(some), "forecasts": sum(count),
+            "rms_z": float(np.sqrt(squares / sum(row["origins"] for row in known))) if known else None,
+        }  # fmt: skip
+        for name in ("relative_crps", "width_90"):
+            values = [row[name] for row in some if row[name] is not None]
+            entry[name] = float(np.mean(values)) if values else None
+        for probability in PROBABILITIES:
+            name = f"coverage_{100 * probability:.0f}"
+            entry[name] = float(np.average([row[name] for row in some], weights=count))
         out.append(entry)
     return out
 

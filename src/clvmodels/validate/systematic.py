@@ -28,7 +28,15 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from clvmodels.artifacts import DAYS_PER_UNIT, Calendar, Check, FamilyPosterior, Summary, interval
+from clvmodels.artifacts import (
+    DAYS_PER_UNIT,
+    Calendar,
+    Check,
+    FamilyPosterior,
+    Intensity,
+    Summary,
+    interval,
+)
 from clvmodels.fit import segments, shocks
 from clvmodels.models import registry
 from clvmodels.models.family import Baskets, SpendFamily
@@ -329,6 +337,38 @@ def spend_variation(part: FamilyPosterior, summary: Summary, seed: int) -> Sprea
     return Spread.of(family.simulate(theta, np.ones(len(rows), int), rng))
 
 
+def beside(
+    parts: segments.Parts,
+    share: np.ndarray,
+    paths: np.ndarray,
+    flow: np.ndarray,
+    until: Sequence[int],
+    seed: int,
+) -> np.ndarray:
+    """Factor of each segment up to each horizon, beside the :func:`factors` that all customers share.
+
+    All segments are taken to flow like the total.
+
+    Parameters
+    ----------
+    share
+        Expected amounts of the segments, none below 0, shape (segment,).
+    paths, flow, until
+        As for :func:`factors`.
+
+    Returns
+    -------
+    Shape (horizon, draw, segment).
+    """
+    shared = (paths * flow).T
+    out, cumulated = np.empty((len(until), len(paths), len(share))), 0.0
+    for week, own in enumerate(parts.factors(share / share.sum(), len(flow), seed), start=1):
+        cumulated = cumulated + own * shared[week - 1][:, None]
+        out[np.asarray(until) == week] = cumulated
+    total = shared.cumsum(axis=0)[np.asarray(until) - 1]
+    return out / np.where(total > 0, total, 1.0)[..., None]
+
+
 def factors(paths: np.ndarray, flow: np.ndarray, until: Sequence[int]) -> np.ndarray:
     """Mean factor of each draw up to each horizon, weighed by the expected flow.
 
@@ -408,15 +448,53 @@ def of_window(
     found = estimate(orders, expected, revenue, spread.total, count, seed, doses(events, edges), within)
     if by is None or found.orders is None:
         return found
-    part, place = summary.segments[by], calendar.segment_day.astype(int)
-    own = inside[place]
-    size = len(part.labels)
-    bought = np.zeros((size, weeks))
-    np.add.at(
-        bought, (calendar.segment_code[own].astype(int), position[place[own]]), calendar.segment_orders[own]
-    )
-    wanted = in_window_by(few, per_unit, back.astype(int), part.codes, size)[..., ::-1].mean(axis=0)
-    return replace(found, by=by, parts=segments.estimate(bought, wanted, count, seed + 2))
+    return apart_by(found, few, by, per_unit, back.astype(int), count, seed)
+
+
+def apart_by(
+    weather: Weather,
+    few: AnyValuation,
+    by: str,
+    per_unit: float,
+    back: np.ndarray,
+    draws: int,
+    seed: int,
+    intensity: Intensity | None = None,
+) -> Weather:
+    """Shared shocks, and beside them those of a column's segments.
+
+    Parameters
+    ----------
+    few
+        Some draws of the posterior, whose summary was made with the days of these segments.
+    by
+        The column.
+    per_unit
+        Days (periods) in a time unit.
+    back
+        Edges of the window's weeks, whole days (periods) before the end of observation, ascending from 0.
+    draws
+        Draws wanted, as many as those of ``weather``.
+    intensity
+        Of the calendar, where the summary is in times of its clock; expectations are those at intensity one.
+    """
+    summary = few.summary
+    part, calendar, weeks = summary.segments[by], summary.calendar, len(back) - 1
+    end = np.datetime64(summary.observation_end, "D")
+    if summary.clock == "discrete":
+        age = np.arange(len(calendar.day))[::-1] - int((calendar.day > end).sum())
+    else:
+        age = (end - calendar.day).astype(int)
+    place = np.searchsorted(back, age[calendar.segment_day.astype(int)], side="right") - 1
+    inside = place < weeks
+    bought = np.zeros((len(part.labels), weeks))
+    code = calendar.segment_code[inside].astype(int)
+    np.add.at(bought, (code, weeks - 1 - place[inside]), calendar.segment_orders[inside])
+    ago, rate = back, np.ones(weeks)
+    if intensity is not None:
+        ago, rate = intensity.end - intensity.clock(intensity.end - back), intensity.value
+    wanted = in_window_by(few, per_unit, ago, part.codes, len(part.labels))[..., ::-1].mean(axis=0) / rate
+    return replace(weather, by=by, parts=segments.estimate(bought, wanted, draws, seed + 2))
 
 
 def _a_year_ahead(valuation: AnyValuation, chosen: np.ndarray) -> np.ndarray:
@@ -446,8 +524,7 @@ def effects(
     bands
         Expected value by band of ``valuation.band_edges``, bands of no length left out, shape (band,).
     parts
-        Expected value of the segments that have shocks of their own, none below 0, shape (segment,); all are
-        taken to flow like the total.
+        Expected value of the segments that have shocks of their own, none below 0, shape (segment,).
     """
     from scipy.interpolate import PchipInterpolator
 
@@ -470,13 +547,8 @@ def effects(
     total = (revenue @ flow + beyond * revenue[:, -1]) / (flow.sum() + beyond)
     apart = None
     if parts is not None and isinstance(weather.parts, segments.Parts) and parts.sum() > 0:
-        apart = np.zeros((len(revenue), len(parts)))
         weight = flow + beyond * (np.arange(weeks) == weeks - 1)
-        for own, shared in zip(
-            weather.parts.factors(parts / parts.sum(), weeks, seed + 2), (revenue * weight).T, strict=True
-        ):
-            apart += own * shared[:, None]
-        apart /= (total * weight.sum())[:, None]
+        apart = beside(weather.parts, parts, revenue, weight, [weeks], seed + 2)[0]
     return Effects(
         value=total,
         orders=factors(orders, flow, until).T,
