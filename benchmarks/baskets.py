@@ -129,8 +129,8 @@ def study(about: str, cache: Path | None = None) -> list[Backtest]:
         "value": {"margin": 0.3, "annual_discount_rate": 0.1},
         "validation": {"origins": [str(origin)], "horizons": [f"{h} weeks" for h in HORIZONS]},
     }
-    found = []
-    for seed in range(WORLDS):
+    found, first = [], 1000 * list(FIRMS).index(about)
+    for seed in range(first, first + WORLDS):
         try:
             done = run.backtest(config, firm(seed, **FIRMS[about]), cache=cache)
         except ConvergenceError:
