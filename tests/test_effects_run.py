@@ -223,7 +223,8 @@ def test_a_backtest_knows_of_columns_what_was_known_then(log, tmp_path):
     page = (found.path / "backtest.html").read_text()
     assert "Segments of channel had shocks of their own at" in page
     assert "and shared, by the path of all customers" in page
-    for row in found.summary["shocks"]["compared"]:
+    compared = found.summary["shocks"]["compared"]
+    for row in compared:
         some = found.scores.query("column == 'channel' and level == @row['level']")
         some = some[some.measure == row["measure"]]
         assert row["forecasts"] == len(some) == 7
@@ -231,3 +232,7 @@ def test_a_backtest_knows_of_columns_what_was_known_then(log, tmp_path):
         assert row["rms_z"] == pytest.approx(np.sqrt((some.z**2).mean()))
         sums = some.groupby("group")[["crps", "actual"]].sum()
         assert row["relative_crps"] == pytest.approx((sums.crps / sums.actual).mean())
+    crps = {(row["measure"], row["level"]): row["relative_crps"] for row in compared}
+    for row in found.summary["shocks"]["changes"]:
+        own, shared = (crps[row["measure"], level] for level in ("systematic", "shared"))
+        assert row["crps"] == pytest.approx(own / shared - 1)

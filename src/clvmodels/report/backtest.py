@@ -259,12 +259,20 @@ def _own_shocks(
         return None
     found = [(origin.weather or {}).get("segments", {}) for origin in backtest.scored]
     reasons = [one["reason"] for one in found if "reason" in one]
+    compared = testing.over_segments(covered, by)
+    crps = {(row["horizon"], row["measure"], row["level"]): row["relative_crps"] for row in compared}
     return {
         "by": by,
         "told": {"value": sum("shock" in one for one in found), "unit": "origins"},
         "reason": reasons[-1] if reasons else None,
-        "compared": testing.over_segments(covered, by),
-    }
+        "compared": compared,
+        "changes": [
+            {"horizon": horizon, "measure": measure, "unit": "share", "level": level,
+             "crps": own / crps[horizon, measure, testing.SHARED] - 1}
+            for (horizon, measure, level), own in crps.items()
+            if level != testing.SHARED and own is not None and crps[horizon, measure, testing.SHARED]
+        ],
+    }  # fmt: skip
 
 
 def _is(row: Mapping[str, Any], horizon: str, measure: str, level: str) -> bool:
@@ -436,20 +444,14 @@ def _about_own_shocks(table: Mapping[str, Any]) -> list[str]:
     )
     if not found["told"]["value"]:
         return [f"{told}: {found['reason'] or 'no shocks could be estimated'}."]
-    place = {
-        (row["horizon"], row["level"]): k
-        for k, row in enumerate(found["compared"])
-        if row["measure"] == "orders"
-    }
     parts = [
-        f"{block['label']} {{shocks.compared.{place[block['label'], 'systematic']}.relative_crps:percent}} "
-        f"against {{shocks.compared.{place[block['label'], testing.SHARED]}.relative_crps:percent}}"
-        for block in table["horizons"]
-        if (block["label"], testing.SHARED) in place
+        f"{{shocks.changes.{k}.crps:percent}} at {row['horizon']}"
+        for k, row in enumerate(found["changes"])
+        if row["measure"] == "orders"
     ]
     return [
-        f"{told}; mean CRPS of a segment's purchases, of the mean truth, with these and by the path of all "
-        f"customers: {', '.join(parts)}."
+        f"{told}; against the path of all customers the mean CRPS of a segment's purchases changed by "
+        f"{_and(parts)} (below 0 is closer)."
     ]
 
 
