@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import baskets, mix
+from benchmarks import baskets, mix, segments
 from benchmarks.tables import write
 from clvmodels import run
 from clvmodels.artifacts import interval
@@ -214,6 +214,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "online_retail": logs("online_retail", "online_retail.yaml"),
     "donations": donations,
     "simulated": simulated,
+    "segments": lambda: segments.page(RUNS / "segments.cache"),
     "mix": mix.page,
     "baskets": lambda: baskets.page(
         {
