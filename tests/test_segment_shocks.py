@@ -19,7 +19,7 @@ from scipy import stats
 
 import clvmodels as clv
 from clvmodels import cli, equity
-from clvmodels.artifacts import Segment, Summary
+from clvmodels.artifacts import Intensity, Segment, Summary
 from clvmodels.config import DataConfig
 from clvmodels.data import summarise
 from clvmodels.data.history import History
@@ -390,13 +390,17 @@ def straying(seed: int) -> History:
     )
 
 
-def evaluated(history: History, seed: int, by: str | None) -> testing.Origin:
+def evaluated(
+    history: History, seed: int, by: str | None, intensity: Intensity | None = None
+) -> testing.Origin:
     """At week 30, with the true parameters and margins that differ between the segments."""
-    summary, position = history.at((FIRST + 7 * SEEN - 1).item(), daily_by=by)
+    summary, position = history.at((FIRST + 7 * SEEN - 1).item(), intensity, by)
     posterior = make_posterior(("nbd", list(NBD.values())), ("gamma_gamma", list(SPEND.values())))
     margin = np.array([0.2, 0.3, 0.5])[summary.segments["channel"].codes]
     ahead = [testing.Horizon(label=f"{weeks} weeks", steps=7 * weeks) for weeks in (4, LATER)]
-    return testing.evaluate(history, summary, position, posterior, margin, ahead, seed, by=by)
+    return testing.evaluate(
+        history, summary, position, posterior, margin, ahead, seed, intensity=intensity, by=by
+    )
 
 
 @pytest.fixture(scope="module")
@@ -471,6 +475,24 @@ def test_a_backtest_estimates_what_a_run_of_that_day_does(firms):
     for name, column in zip(("persistence", "shock", "step"), parts.parameters.T, strict=True):
         # One parameter vector: expectations of 50 and of 2 draws are the same but for rounding.
         assert found[name]["mean"] == pytest.approx(column.mean(), rel=1e-6)
+
+
+def test_the_window_of_a_clock_with_an_intensity_is_that_of_all_customers(monkeypatch):
+    """And where segments cannot be told apart, they are scored by the shared path."""
+    history, seen = straying(0), {}
+    end = int(history.number((FIRST + 7 * SEEN - 1).item()))
+    intensity = Intensity(end=end, width=7, value=np.tile([0.8, 1.25], SEEN // 2))
+    monkeypatch.setattr(segments, "estimate", lambda *args: seen.update(own=args[:2]) or "no")
+    monkeypatch.setattr(testing, "DRAWS", DRAWS)
+    found = evaluated(history, 0, "channel", intensity)
+    weeks = found.data["window_orders"], found.data["window_expected_orders"].mean("thin")
+    for own, whole in zip(seen["own"], weeks, strict=True):
+        np.testing.assert_allclose(own.sum(axis=0), whole, rtol=1e-10)
+    assert found.weather["segments"] == {"by": "channel", "reason": "no"}
+    shared = scored(found, column="channel", level="shared")
+    assert [
+        row | {"level": "shared"} for row in scored(found, column="channel", level="systematic")
+    ] == shared
 
 
 def test_the_window_of_a_discrete_clock_is_that_of_all_customers(monkeypatch):
