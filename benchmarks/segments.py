@@ -5,12 +5,16 @@ the shared shocks, and by the path of all customers alone. Online Retail is part
 its countries have too few purchases in a week; the sample of CDNOW by the size of the first order, near
 the thirds of its customers.
 
-    python -m benchmarks.validation segments
+    python -m benchmarks.validation segments    # writes the table of docs/validation.md
+    python -m benchmarks.segments               # prints that of CDNOW's full cohort, every other origin
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import sys
+import warnings
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +41,11 @@ def markets() -> Any:
     return rows.assign(market=np.where(rows["country"] == "United Kingdom", "United Kingdom", "abroad"))
 
 
-def first_orders() -> Any:
-    """The sample of CDNOW by what was paid on the first day."""
+def first_orders(log: str) -> Any:
+    """CDNOW by what was paid on the first day."""
     import pandas as pd
 
-    rows = pd.read_parquet(bundled_path("cdnow_sample"))
+    rows = pd.read_parquet(bundled_path(log))
     days = rows.groupby(["customer_id", "date"])["amount"].sum().astype(float)
     paid = days.groupby("customer_id").first().reindex(rows["customer_id"]).to_numpy()
     low, high = EDGES
@@ -49,20 +53,30 @@ def first_orders() -> Any:
     return rows.assign(first_order=np.select([paid < low, paid < high], names, f"{high} USD and more"))
 
 
-LOGS = {
-    "Online Retail": ("online_retail.yaml", "market", markets),
-    "CDNOW, 1/10 sample": ("cdnow.yaml", "first_order", first_orders),
+Log = tuple[str, str, Callable[[], Any], tuple[str, ...]]
+"""Config, segment column, rows, changes of the config."""
+LOGS: dict[str, Log] = {
+    "Online Retail": ("online_retail.yaml", "market", markets, ()),
+    "CDNOW, 1/10 sample": ("cdnow.yaml", "first_order", partial(first_orders, "cdnow_sample"), ()),
+}
+LARGE: dict[str, Log] = {
+    "CDNOW, full cohort": (
+        "cdnow.yaml",
+        "first_order",
+        partial(first_orders, "cdnow"),
+        ("validation.every=8 weeks",),
+    )
 }
 
 
-def page(cache: Path) -> str:
+def page(cache: Path, logs: Mapping[str, Log] = LOGS) -> str:
     """Purchases of every segment by the shared path and with shocks of its own, and what all of them say."""
     head = "| log | segment | horizon | origins | apart | 90 %: shared | own | rms z: shared | own |"
     lines = [f"{head} CRPS: shared | own | width: shared | own |", "|" + "---|" * 13]
     notes = []
-    for title, (config, by, read) in LOGS.items():
+    for title, (config, by, read, more) in logs.items():
         changes = ["data.source=null", COLUMNS, f"data.segments=[{by}]", f"shocks.by={by}"]
-        changes += [f"fit.draws={DRAWS}", f"validation.horizons={HORIZONS}"]
+        changes += [f"fit.draws={DRAWS}", f"validation.horizons={HORIZONS}", *more]
         found = run.backtest(ROOT / "configs" / config, read(), cache=cache, overrides=changes)
         rows: dict[tuple[str, ...], dict[str, Mapping[str, Any]]] = {}
         for row in found.summary["coverage"]:
@@ -101,3 +115,13 @@ def together(found: run.BacktestResult) -> str:
     }
     said = "; of ".join(f"{word} {some}" for word, some in changes.items())
     return f"{sizes}. Mean CRPS over segments changed by them, of {said}."
+
+
+def main() -> int:
+    warnings.simplefilter("ignore")
+    print(page(ROOT / "runs" / "validation" / "segments.cache", LARGE))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
