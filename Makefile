@@ -2,7 +2,7 @@
 # make test   everything that CI checks
 # make bench  ours and its peers in turn, in 5 minutes; tables go to docs/benchmarks.md
 # make bench-long   the same up to 10,000,000 customers and 100,000,000 transactions, in half an hour
-# make validation   the numbers of docs/validation.md, in some fifteen minutes of one core
+# make validation   the numbers of docs/validation.md, in some half an hour of one core
 # All make a virtual environment first, from an empty clone and in any order.
 # Another interpreter: make demo PYTHON=/path/to/python3.13
 

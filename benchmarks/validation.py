@@ -4,8 +4,8 @@
     python -m benchmarks.validation online_retail donations
 
 Each part is written between its marks in docs/validation.md. Finished origins are kept in
-``runs/validation``, so that a run that was stopped goes on. The full cohort takes some five minutes of one
-core, the other parts one to five each.
+``runs/validation``, so that a run that was stopped goes on. Baskets take a quarter of an hour of one core,
+the full cohort five minutes, the other parts one to three each.
 """
 
 from __future__ import annotations
