@@ -168,9 +168,10 @@ class Untied:
 
     * Pooled levels share one scale: m = 0, ρ = w log s. w is the share of what is known of z at the mode that
       comes from the data, near 1 for the centred, near 0 for the non-centred form.
-    * A coefficient with a scale of its own, which may be anything from 0 to the slab: if the data say
-      of u what a normal of mean û and precision I does, z given s has precision A = 1 + s² I and mean
-      m = s I û / A, so that with ρ = log(A) / 2 y is standard normal at any s. I and û are read off the mode.
+    * A coefficient with a scale of its own, which may be anything from 0 to the slab, and steps of a walk,
+      turned so that the data see them one by one (:func:`turned`): if the data say of u what a normal of
+      mean û and precision I does, z given s has precision A = 1 + s² I and mean m = s I û / A, so that with
+      ρ = log(A) / 2 y is standard normal at any s. I and û are read off the mode.
 
     Attributes
     ----------
@@ -181,6 +182,8 @@ class Untied:
         for ``own`` alone).
     own
         Shape (deviation,): whether the scale is its own.
+    exact
+        Shape (deviation,): whether z is taken relative to what the data say of it at the scale.
     slab
         Shape (deviation,): log of the largest scale c, s = e^x / √(1 + (e^x / c)²); infinite where pooled.
     share, information, pull
@@ -191,6 +194,7 @@ class Untied:
     level: np.ndarray
     scale: np.ndarray
     own: np.ndarray
+    exact: np.ndarray
     slab: np.ndarray
     share: np.ndarray
     information: np.ndarray
@@ -202,6 +206,7 @@ class Untied:
         level: list[int] = []
         scale: list[tuple[int, int]] = []
         own: list[bool] = []
+        exact: list[bool] = []
         slab: list[float] = []
         for number, term in enumerate(target.design.terms):
             key = f"{term.driver}_{number}"
@@ -215,12 +220,13 @@ class Untied:
                 continue
             level += mine
             own += [term.horseshoe] * len(mine)
+            exact += [term.horseshoe or term.kind == "walk"] * len(mine)
             slab += [float(np.log(term.prior_scale)) if term.horseshoe else np.inf] * len(mine)
         known = np.maximum(np.diag(mode.precision)[level], 1.0)
         none = np.zeros(len(level))
         tied = cls(
             target, np.array(level, int), np.array(scale, int).reshape(-1, 2), np.array(own, bool),
-            np.array(slab), 1 - 1 / known, none, none,
+            np.array(exact, bool), np.array(slab), 1 - 1 / known, none, none,
         )  # fmt: skip
         s = np.exp(tied.log_scale(mode.point)[0])
         return replace(tied, information=(known - 1) / s**2, pull=mode.point[level] * known / s)
@@ -234,11 +240,11 @@ class Untied:
     def moments(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """m and ρ of each deviation, and their slopes in x, shape (..., deviation)."""
         log_scale, slope = self.log_scale(points)
-        s = np.exp(np.where(self.own, log_scale, 0.0))
+        s = np.exp(np.where(self.exact, log_scale, 0.0))
         A = 1 + s**2 * self.information
-        known = np.where(self.own, 1 - 1 / A, self.share)
-        mean = np.where(self.own, s * self.pull / A, 0.0)
-        root = np.where(self.own, np.log(A) / 2, self.share * log_scale)
+        known = np.where(self.exact, 1 - 1 / A, self.share)
+        mean = np.where(self.exact, s * self.pull / A, 0.0)
+        root = np.where(self.exact, np.log(A) / 2, self.share * log_scale)
         return mean, root, mean * (1 - 2 * known) * slope, known * slope
 
     def inner(self, points: np.ndarray) -> np.ndarray:
@@ -317,7 +323,14 @@ def build(family: Family, rows: Rows, priors: Priors, design: Design) -> Any:
             arguments = {k: pm.Data(f"{name}_{k}", float(v)) for k, v in spec.items() if k != "dist"}
             free[name] = getattr(pm, spec["dist"])(name, **arguments)
         given = {name: pm.Data(name, float(value)) for name, value in priors.constants.items()}
-        coefficients, deviations = _coefficients(design.terms)
+        at = design.patterns.keys[rows[PATTERN].astype(int)]
+        roots = [
+            turned(term, np.bincount(at[:, j].astype(int), rows.weight, len(term.labels)))
+            if term.kind == "walk"
+            else None
+            for j, term in enumerate(design.terms)
+        ]
+        coefficients, deviations = _coefficients(design.terms, roots)
         shifts: dict[Driver, Any] = {}
         for driver in driven(family):
             if found := _shift(design, driver, coefficients):
@@ -349,7 +362,17 @@ def build(family: Family, rows: Rows, priors: Priors, design: Design) -> Any:
     return model
 
 
-def _coefficients(terms: Sequence[Term]) -> tuple[list[Any], list[Any]]:
+def turned(term: Term, customers: np.ndarray) -> np.ndarray:
+    """L of a walk, turned so that what the data know of ``z`` is about diagonal, shape (label, label).
+
+    z is standard normal and stays so under any rotation Q: u = sd · L Q z is the same walk. With Q the
+    eigenvectors of Lᵀ N L, N the customers of each label, each of z moves what the data see by itself.
+    """
+    root = term.root()
+    return root @ np.linalg.eigh(root.T @ (customers[:, None] * root))[1]
+
+
+def _coefficients(terms: Sequence[Term], roots: Sequence[np.ndarray | None]) -> tuple[list[Any], list[Any]]:
     """Coefficients of each term, and the standard deviations that are estimated."""
     import pymc as pm
     import pytensor.tensor as pt
@@ -365,7 +388,7 @@ def _coefficients(terms: Sequence[Term]) -> tuple[list[Any], list[Any]]:
         z = pm.Normal(f"{key}_z", 0.0, 1.0, shape=size)
         if term.pooled:
             sd = pm.Data(f"{key}_sd", term.sd) if term.sd is not None else pm.HalfNormal(f"{key}_sd", scale)
-            root = pm.Data(f"{key}_root", term.root()) if term.kind == "walk" else None
+            root = None if roots[number] is None else pm.Data(f"{key}_root", roots[number])
             coefficients.append(sd * (z if root is None else root @ z))
             if term.sd is None:
                 deviations.append(sd.reshape((1,)))
