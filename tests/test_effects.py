@@ -124,6 +124,21 @@ def test_a_walk_is_centred_and_moves_by_its_steps():
     assert abs(u.sum()) < 1e-12
 
 
+def test_a_turned_walk_is_the_same_walk_seen_step_by_step():
+    """The steps' law is that of before, and what many customers tell of them is told one by one."""
+    from clvmodels.fit.links import turned
+
+    term = Term(driver="purchase", by=("first_month",), kind="walk", labels=tuple("abcdef"), prior_scale=0.5)
+    customers = np.array([900.0, 3.0, 40.0, 0.0, 210.0, 77.0])
+    root, found = term.root(), turned(term, customers)
+    np.testing.assert_allclose(found @ found.T, root @ root.T, atol=1e-12)
+    assert np.abs(found.sum(axis=0)).max() < 1e-12  # still centred
+    told = found.T @ (customers[:, None] * found)
+    off = told - np.diag(np.diag(told))
+    assert np.abs(off).max() < 1e-12 * np.abs(told).max()
+    assert np.abs(root.T @ (customers[:, None] * root) - told).max() > 0.1 * np.abs(told).max()
+
+
 def test_order_of_columns_customers_and_levels_is_irrelevant(people, terms):
     turned = MODELS.covariates.model_copy(update={"purchase": ("channel", "age")})
     assert design.terms(MODELS.model_copy(update={"covariates": turned}), people) == terms
